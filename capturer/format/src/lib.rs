@@ -1,1 +1,108 @@
-//! Placeholder until the first part lands.
+//! The words that every part of Lifeboat shares: the on-disk format of a dump
+//! and the boot configuration that arms a crash image.
+//!
+//! This crate owns the layout of bytes, and checks every byte that it reads.
+//! It refuses to do I/O, cryptography or allocation: the capturer (PID 1 of the
+//! crash kernel) and the host command use it alike. `FORMAT.md` beside this
+//! crate describes the same bytes for those who write another reader.
+//!
+//! # Glossary
+//! * **volume**: a partition (or whole disk, or file) that `lifeboat format` prepared.
+//! * **superblock**: says that a volume is ours, where it lies and how long it is.
+//! * **slot**: the record of one dump on a volume; kept twice, newest generation wins.
+//! * **dump**: one contiguous extent: header, chunks, second header, commit record.
+//! * **chunk**: a self-describing frame: 96-byte header, sealed payload, zero padding.
+//! * **run**: within a page chunk, consecutive pages of one [`PageClass`].
+//! * **valid** means that the bytes authenticate; **complete** that all that was
+//!   asked for is there. A partial dump is valid.
+#![no_std]
+
+pub mod bootcfg;
+pub mod chunk;
+pub mod commit;
+pub mod error;
+pub mod header;
+pub mod meta;
+pub mod slot;
+pub mod superblock;
+pub mod units;
+
+pub use chunk::{ChunkHeader, ChunkKind, Codec, IndexEntry, IndexHead, PageClass, Run};
+pub use commit::{CommitRecord, Outcome, PhaseId};
+pub use error::FormatError;
+pub use header::{Cipher, DumpHeader, KeyArea};
+pub use slot::{SlotRecord, SlotState};
+pub use superblock::Superblock;
+pub use units::{ByteOff, PAGE, PageRange, Pfn, PhysAddr};
+
+/// Identity of a dump or a volume: 16 random bytes, printed as hexadecimal.
+pub type Id = [u8; 16];
+
+/// Version of the on-disk format that this crate writes, and the only one it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Unit of the volume's fixed structures (superblock, slots, header, commit), in bytes.
+/// 4096 so that 512-byte and 4Kn devices hold them alike.
+pub const BLOCK: usize = 4096;
+
+/// Alignment of a chunk within a dump, in bytes: the smallest sector of a disk.
+pub const CHUNK_ALIGN: usize = 512;
+
+/// CRC-32 (IEEE 802.3, as zlib's) of `bytes`.
+#[must_use]
+pub fn crc32(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
+/// Rounds `n` up to a multiple of `to` (a power of two); `None` on overflow.
+#[must_use]
+pub fn round_up(n: u64, to: u64) -> Option<u64> {
+    n.checked_add(to.checked_sub(1)?).map(|v| v & !(to - 1))
+}
+
+/// Copies `text` into a NUL-padded field, cutting at a character boundary if it is too long.
+#[must_use]
+pub fn text_field<const N: usize>(text: &str) -> [u8; N] {
+    let mut out = [0u8; N];
+    let mut end = text.len().min(N);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    for (to, from) in out.iter_mut().zip(text.as_bytes().iter().take(end)) {
+        *to = *from;
+    }
+    out
+}
+
+/// Reads a NUL-padded field back; bytes that are not UTF-8 end the text.
+#[must_use]
+pub fn field_text(field: &[u8]) -> &str {
+    let end = field.iter().position(|b| *b == 0).unwrap_or(field.len());
+    let bytes = field.get(..end).unwrap_or_default();
+    match core::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(e) => bytes
+            .get(..e.valid_up_to())
+            .and_then(|b| core::str::from_utf8(b).ok())
+            .unwrap_or_default(),
+    }
+}
+
+/// Where a sealed block's own CRC-32 lies: its last four bytes.
+pub(crate) fn check_block(block: &[u8; BLOCK], what: &'static str) -> Result<(), FormatError> {
+    let Some((body, tail)) = block.split_last_chunk::<4>() else {
+        return Err(FormatError::Short { what });
+    };
+    if crc32(body) == u32::from_le_bytes(*tail) {
+        Ok(())
+    } else {
+        Err(FormatError::Checksum { what })
+    }
+}
+
+/// Writes the CRC-32 of a block's first 4092 bytes into its last four.
+pub(crate) fn seal_block(block: &mut [u8; BLOCK]) {
+    if let Some((body, tail)) = block.split_last_chunk_mut::<4>() {
+        *tail = crc32(body).to_le_bytes();
+    }
+}

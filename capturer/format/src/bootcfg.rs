@@ -1,0 +1,549 @@
+//! The boot configuration: what a board profile and a host's site settings come
+//! down to, as text lines that the crash kernel's PID 1 reads from its initramfs.
+//!
+//! ```text
+//! lifeboat-boot 1
+//! action reboot
+//! target partlabel=lifeboat
+//! recipient age1…
+//! crc32 1c291ca3
+//! ```
+//! A line is a key, one space and a value. The last line is the CRC-32 of all
+//! bytes before it, as 8 hexadecimal digits. Unknown keys are refused: an image
+//! that does not understand its orders must not guess. All space is fixed.
+
+use core::fmt::Write as _;
+
+use heapless::{String, Vec};
+
+use crate::{FormatError, crc32};
+
+/// Largest boot configuration, in bytes.
+pub const MAX_LEN: usize = 64 << 10;
+/// Most targets, and most entries of an explicit swap list.
+pub const MAX_DEVICES: usize = 16;
+/// Most recipients.
+pub const MAX_RECIPIENTS: usize = crate::header::MAX_RECIPIENTS;
+/// Most characters of a device selector.
+pub const SELECTOR_LEN: usize = 160;
+/// Most characters of a recipient (an ssh-rsa key of 8192 bits has about 1400).
+pub const RECIPIENT_LEN: usize = 1536;
+
+/// What the machine does when PID 1 has finished, or could not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Action {
+    /// Restart the machine.
+    #[default]
+    Reboot,
+    /// Switch it off.
+    Poweroff,
+    /// Stop the CPUs; for a bench, not for a fleet.
+    Halt,
+}
+
+/// Which interface to read old memory through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MemorySource {
+    /// `/dev/oldmem`, or `/proc/vmcore` where that fails.
+    #[default]
+    Auto,
+    /// `/dev/oldmem` only.
+    Oldmem,
+    /// `/proc/vmcore` only.
+    Vmcore,
+}
+
+/// How to find a partition or disk. Never by a name that depends on probe order alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// Name of the GPT partition.
+    PartLabel(String<SELECTOR_LEN>),
+    /// GUID of the GPT partition (or `diskid-NN` of an MSDOS one), lower case.
+    PartUuid(String<SELECTOR_LEN>),
+    /// GPT type GUID, lower case.
+    PartType(String<SELECTOR_LEN>),
+    /// Label in a swap header.
+    Label(String<SELECTOR_LEN>),
+    /// UUID in a swap header.
+    Uuid(String<SELECTOR_LEN>),
+    /// A device path such as `/dev/nvme0n1p3`; for swap only.
+    Path(String<SELECTOR_LEN>),
+}
+
+impl Selector {
+    /// Reads `partlabel=…`, `partuuid=…`, `parttype=…`, `label=…`, `uuid=…` or `path=/dev/…`.
+    ///
+    /// # Errors
+    /// A static text that says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let (key, value) = text.split_once('=').ok_or("a device is named as key=value")?;
+        if value.is_empty() || value.chars().any(char::is_control) {
+            return Err("a device selector is empty or holds control characters");
+        }
+        let mut value =
+            String::try_from(value).map_err(|_| "a device selector has over 160 characters")?;
+        match key {
+            "partlabel" => Ok(Self::PartLabel(value)),
+            "partuuid" => {
+                value.make_ascii_lowercase();
+                Ok(Self::PartUuid(value))
+            }
+            "parttype" => {
+                value.make_ascii_lowercase();
+                Ok(Self::PartType(value))
+            }
+            "label" => Ok(Self::Label(value)),
+            "uuid" => {
+                value.make_ascii_lowercase();
+                Ok(Self::Uuid(value))
+            }
+            "path" if value.starts_with("/dev/") => Ok(Self::Path(value)),
+            "path" => Err("a device path starts with /dev/"),
+            _ => Err("a device is named by partlabel, partuuid, parttype, label, uuid or path"),
+        }
+    }
+}
+
+impl core::fmt::Display for Selector {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::PartLabel(v) => write!(f, "partlabel={v}"),
+            Self::PartUuid(v) => write!(f, "partuuid={v}"),
+            Self::PartType(v) => write!(f, "parttype={v}"),
+            Self::Label(v) => write!(f, "label={v}"),
+            Self::Uuid(v) => write!(f, "uuid={v}"),
+            Self::Path(v) => write!(f, "path={v}"),
+        }
+    }
+}
+
+/// Which swap devices to capture.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SwapPlan {
+    /// None.
+    None,
+    /// Every partition with a swap signature.
+    #[default]
+    Auto,
+    /// These.
+    List(Vec<Selector, MAX_DEVICES>),
+}
+
+/// The hardware watchdog.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Watchdog {
+    /// Leave it alone.
+    None,
+    /// `/dev/watchdog0`, if there is one.
+    #[default]
+    Auto,
+    /// This device; a failure to open it is reported, not fatal.
+    Device(String<SELECTOR_LEN>),
+}
+
+/// The status LED: a line of a GPIO character device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Led {
+    /// The chip, `/dev/gpiochipN`.
+    pub chip: String<64>,
+    /// The line's number on the chip.
+    pub line: u32,
+    /// On means low.
+    pub active_low: bool,
+}
+
+/// Everything that PID 1 needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootConfig {
+    /// Name of the board profile.
+    pub board: String<64>,
+    /// Version of the image, for the dump header.
+    pub image: String<63>,
+    /// Name of the host, empty if unknown. Sealed, never in the clear.
+    pub hostname: String<255>,
+    /// After a dump.
+    pub action: Action,
+    /// After any failure.
+    pub failure: Action,
+    /// From PID 1's start to the action, in seconds.
+    pub deadline_s: u32,
+    /// How long to wait for the target to appear, in seconds.
+    pub device_wait_s: u32,
+    /// Where memory comes from.
+    pub memory_source: MemorySource,
+    /// Whether memory is captured.
+    pub memory: bool,
+    /// Which swap devices are captured.
+    pub swap: SwapPlan,
+    /// Where to write, in order of preference.
+    pub targets: Vec<Selector, MAX_DEVICES>,
+    /// Compression: `None` stores pages as they are, otherwise the zstd level.
+    pub zstd_level: Option<i32>,
+    /// Data pages in a chunk.
+    pub chunk_pages: u32,
+    /// Compressing threads; 0 means one a CPU.
+    pub workers: u32,
+    /// Whether dumps are encrypted.
+    pub encrypt: bool,
+    /// Who may open a dump.
+    pub recipients: Vec<String<RECIPIENT_LEN>, MAX_RECIPIENTS>,
+    /// The hardware watchdog.
+    pub watchdog: Watchdog,
+    /// Its timeout in seconds.
+    pub watchdog_timeout_s: u32,
+    /// The status LED.
+    pub led: Option<Led>,
+    /// Random bytes prepared when arming, mixed into the data key.
+    pub seed: Option<[u8; 32]>,
+    /// When it was armed, seconds since 1970; 0 for an image's own configuration.
+    pub armed_at: u64,
+    /// A fault to inject, for tests: `panic@PHASE`, `hang@PHASE`, `oom@PHASE`, `unreadable=PHYS`.
+    pub fault: String<64>,
+}
+
+impl Default for BootConfig {
+    fn default() -> Self {
+        Self {
+            board: String::new(),
+            image: String::new(),
+            hostname: String::new(),
+            action: Action::Reboot,
+            failure: Action::Reboot,
+            deadline_s: 3600,
+            device_wait_s: 60,
+            memory_source: MemorySource::Auto,
+            memory: true,
+            swap: SwapPlan::Auto,
+            targets: Vec::new(),
+            zstd_level: Some(1),
+            chunk_pages: 64,
+            workers: 0,
+            encrypt: true,
+            recipients: Vec::new(),
+            watchdog: Watchdog::Auto,
+            watchdog_timeout_s: 60,
+            led: None,
+            seed: None,
+            armed_at: 0,
+            fault: String::new(),
+        }
+    }
+}
+
+const MAGIC_LINE: &str = "lifeboat-boot 1";
+
+impl BootConfig {
+    /// Writes the configuration as text. `with_seed: false` leaves the seed out,
+    /// for copies that end up where others can read them.
+    ///
+    /// # Errors
+    /// [`core::fmt::Error`] when `out` is full.
+    pub fn write(&self, out: &mut impl TextSink, with_seed: bool) -> core::fmt::Result {
+        self.write_lines(out, with_seed)?;
+        let crc = crc32(out.text().as_bytes());
+        writeln!(out, "crc32 {crc:08x}")
+    }
+
+    fn write_lines(&self, out: &mut impl TextSink, with_seed: bool) -> core::fmt::Result {
+        writeln!(out, "{MAGIC_LINE}")?;
+        for (key, value) in
+            [("board", &*self.board), ("image", &*self.image), ("hostname", &*self.hostname)]
+        {
+            if !value.is_empty() {
+                writeln!(out, "{key} {value}")?;
+            }
+        }
+        writeln!(out, "action {}", action_name(self.action))?;
+        writeln!(out, "failure {}", action_name(self.failure))?;
+        writeln!(out, "deadline {}", self.deadline_s)?;
+        writeln!(out, "device-wait {}", self.device_wait_s)?;
+        let source = match self.memory_source {
+            MemorySource::Auto => "auto",
+            MemorySource::Oldmem => "oldmem",
+            MemorySource::Vmcore => "vmcore",
+        };
+        writeln!(out, "source {source}")?;
+        writeln!(out, "memory {}", yes_no(self.memory))?;
+        match &self.swap {
+            SwapPlan::None => writeln!(out, "swap none")?,
+            SwapPlan::Auto => writeln!(out, "swap auto")?,
+            SwapPlan::List(list) => {
+                for s in list {
+                    writeln!(out, "swap {s}")?;
+                }
+            }
+        }
+        for t in &self.targets {
+            writeln!(out, "target {t}")?;
+        }
+        match self.zstd_level {
+            None => writeln!(out, "codec store")?,
+            Some(level) => writeln!(out, "codec zstd {level}")?,
+        }
+        writeln!(out, "chunk-pages {}", self.chunk_pages)?;
+        writeln!(out, "workers {}", self.workers)?;
+        writeln!(out, "encrypt {}", if self.encrypt { "age" } else { "none" })?;
+        for r in &self.recipients {
+            writeln!(out, "recipient {r}")?;
+        }
+        match &self.watchdog {
+            Watchdog::None => writeln!(out, "watchdog none")?,
+            Watchdog::Auto => writeln!(out, "watchdog auto")?,
+            Watchdog::Device(path) => writeln!(out, "watchdog {path}")?,
+        }
+        writeln!(out, "watchdog-timeout {}", self.watchdog_timeout_s)?;
+        if let Some(led) = &self.led {
+            let low = if led.active_low { " low" } else { "" };
+            writeln!(out, "led {} {}{low}", led.chip, led.line)?;
+        }
+        if self.armed_at != 0 {
+            writeln!(out, "armed-at {}", self.armed_at)?;
+        }
+        if !self.fault.is_empty() {
+            writeln!(out, "fault {}", self.fault)?;
+        }
+        if let (true, Some(seed)) = (with_seed, &self.seed) {
+            write!(out, "seed ")?;
+            for b in seed {
+                write!(out, "{b:02x}")?;
+            }
+            writeln!(out)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a boot configuration and checks that it is whole and consistent.
+    ///
+    /// # Errors
+    /// [`FormatError`], with the line where there is one.
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
+        const WHAT: &str = "boot configuration";
+        if bytes.len() > MAX_LEN {
+            return Err(FormatError::NoSpace { what: WHAT });
+        }
+        let text =
+            core::str::from_utf8(bytes).map_err(|_| FormatError::Checksum { what: WHAT })?;
+        let body_len = text.trim_end_matches('\n').rfind('\n').map_or(0, |at| at + 1);
+        let (body, last) =
+            text.split_at_checked(body_len).ok_or(FormatError::Short { what: WHAT })?;
+        if !body.starts_with(MAGIC_LINE) {
+            return Err(FormatError::Magic { what: WHAT });
+        }
+        let sum = last.trim_end_matches('\n').strip_prefix("crc32 ");
+        let sum = sum.ok_or(FormatError::Short { what: WHAT })?;
+        if u32::from_str_radix(sum, 16) != Ok(crc32(body.as_bytes())) {
+            return Err(FormatError::Checksum { what: WHAT });
+        }
+        let mut cfg = Self::default();
+        let mut number = 1u32;
+        for line in body.lines().skip(1) {
+            number = number.saturating_add(1);
+            let (key, value) = line.split_once(' ').unwrap_or((line, ""));
+            cfg.set(key, value).map_err(|why| FormatError::Boot { line: number, why })?;
+        }
+        cfg.check().map_err(|why| FormatError::Boot { line: 0, why })?;
+        Ok(cfg)
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), &'static str> {
+        match key {
+            "board" => self.board = fixed(value)?,
+            "image" => self.image = fixed(value)?,
+            "hostname" => self.hostname = fixed(value)?,
+            "action" => self.action = action(value)?,
+            "failure" => self.failure = action(value)?,
+            "deadline" => self.deadline_s = number(value)?,
+            "device-wait" => self.device_wait_s = number(value)?,
+            "source" => {
+                self.memory_source = match value {
+                    "auto" => MemorySource::Auto,
+                    "oldmem" => MemorySource::Oldmem,
+                    "vmcore" => MemorySource::Vmcore,
+                    _ => return Err("source is auto, oldmem or vmcore"),
+                }
+            }
+            "memory" => self.memory = flag(value)?,
+            "swap" => self.set_swap(value)?,
+            "target" => self
+                .targets
+                .push(Selector::parse(value)?)
+                .map_err(|_| "more than 16 targets")?,
+            "codec" => {
+                self.zstd_level = match value.split_once(' ') {
+                    None if value == "store" => None,
+                    Some(("zstd", level)) => {
+                        Some(level.parse().map_err(|_| "zstd level is not a number")?)
+                    }
+                    _ => return Err("codec is `store` or `zstd LEVEL`"),
+                }
+            }
+            "chunk-pages" => self.chunk_pages = number(value)?,
+            "workers" => self.workers = number(value)?,
+            "encrypt" => {
+                self.encrypt = match value {
+                    "age" => true,
+                    "none" => false,
+                    _ => return Err("encrypt is age or none"),
+                }
+            }
+            "recipient" => {
+                self.recipients.push(fixed(value)?).map_err(|_| "more than 32 recipients")?;
+            }
+            _ => return self.set_site(key, value),
+        }
+        Ok(())
+    }
+
+    fn set_site(&mut self, key: &str, value: &str) -> Result<(), &'static str> {
+        match key {
+            "watchdog" => {
+                self.watchdog = match value {
+                    "none" => Watchdog::None,
+                    "auto" => Watchdog::Auto,
+                    path if path.starts_with("/dev/") => Watchdog::Device(fixed(path)?),
+                    _ => return Err("watchdog is none, auto or a /dev/ path"),
+                }
+            }
+            "watchdog-timeout" => self.watchdog_timeout_s = number(value)?,
+            "led" => {
+                let mut words = value.split(' ');
+                let (chip, line) = (words.next(), words.next());
+                let (Some(chip), Some(line)) = (chip, line) else {
+                    return Err("led is `CHIP LINE [low]`");
+                };
+                let active_low = match words.next() {
+                    None => false,
+                    Some("low") => true,
+                    Some(_) => return Err("led is `CHIP LINE [low]`"),
+                };
+                self.led = Some(Led { chip: fixed(chip)?, line: number(line)?, active_low });
+            }
+            "armed-at" => {
+                self.armed_at = value.parse().map_err(|_| "armed-at is not a number")?;
+            }
+            "fault" => self.fault = fixed(value)?,
+            "seed" => self.seed = Some(seed(value)?),
+            _ => return Err("unknown key"),
+        }
+        Ok(())
+    }
+
+    fn set_swap(&mut self, value: &str) -> Result<(), &'static str> {
+        match value {
+            "none" => self.swap = SwapPlan::None,
+            "auto" => self.swap = SwapPlan::Auto,
+            other => {
+                let selector = Selector::parse(other)?;
+                let mut list = match core::mem::take(&mut self.swap) {
+                    SwapPlan::List(list) => list,
+                    SwapPlan::None | SwapPlan::Auto => Vec::new(),
+                };
+                list.push(selector).map_err(|_| "more than 16 swap devices")?;
+                self.swap = SwapPlan::List(list);
+            }
+        }
+        Ok(())
+    }
+
+    /// Contradictions that would make a capture fail or expose it.
+    ///
+    /// # Errors
+    /// A static text that says what is wrong.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.targets.is_empty() {
+            return Err("no target: there is nowhere to write the dump");
+        }
+        let by_path = |s: &Selector| {
+            matches!(s, Selector::Path(_) | Selector::Label(_) | Selector::Uuid(_))
+        };
+        if self.targets.iter().any(by_path) {
+            return Err("a target is named by partlabel, partuuid or parttype only");
+        }
+        if self.encrypt && self.recipients.is_empty() {
+            return Err("no recipient: nobody could open the dump");
+        }
+        if !self.encrypt && !self.recipients.is_empty() {
+            return Err("recipients are named, but encrypt is none");
+        }
+        if !(1..=crate::chunk::MAX_CHUNK_PAGES).contains(&self.chunk_pages) {
+            return Err("chunk-pages is from 1 to 1024");
+        }
+        if self.deadline_s == 0 || self.device_wait_s >= self.deadline_s {
+            return Err("device-wait must be shorter than deadline, and deadline not 0");
+        }
+        if self.zstd_level.is_some_and(|l| !(-50..=19).contains(&l)) {
+            return Err("zstd level is from -50 to 19");
+        }
+        if self.workers > 64 {
+            return Err("workers is at most 64");
+        }
+        Ok(())
+    }
+}
+
+/// A text buffer that can be read back, so that the checksum covers what was written.
+pub trait TextSink: core::fmt::Write {
+    /// What was written so far.
+    fn text(&self) -> &str;
+}
+
+impl<const N: usize> TextSink for String<N> {
+    fn text(&self) -> &str {
+        self
+    }
+}
+
+fn action_name(a: Action) -> &'static str {
+    match a {
+        Action::Reboot => "reboot",
+        Action::Poweroff => "poweroff",
+        Action::Halt => "halt",
+    }
+}
+
+fn yes_no(v: bool) -> &'static str {
+    if v { "yes" } else { "no" }
+}
+
+fn action(v: &str) -> Result<Action, &'static str> {
+    match v {
+        "reboot" => Ok(Action::Reboot),
+        "poweroff" => Ok(Action::Poweroff),
+        "halt" => Ok(Action::Halt),
+        _ => Err("an action is reboot, poweroff or halt"),
+    }
+}
+
+fn flag(v: &str) -> Result<bool, &'static str> {
+    match v {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("a flag is yes or no"),
+    }
+}
+
+fn number(v: &str) -> Result<u32, &'static str> {
+    v.parse().map_err(|_| "not a whole number")
+}
+
+fn fixed<const N: usize>(v: &str) -> Result<String<N>, &'static str> {
+    if v.chars().any(char::is_control) {
+        return Err("a value holds control characters");
+    }
+    String::try_from(v).map_err(|_| "a value is too long")
+}
+
+fn seed(v: &str) -> Result<[u8; 32], &'static str> {
+    let mut out = [0u8; 32];
+    let (pairs, rest) = v.as_bytes().as_chunks::<2>();
+    if pairs.len() != out.len() || !rest.is_empty() {
+        return Err("seed is 64 hexadecimal digits");
+    }
+    for (to, pair) in out.iter_mut().zip(pairs) {
+        *to = core::str::from_utf8(pair)
+            .ok()
+            .and_then(|p| u8::from_str_radix(p, 16).ok())
+            .ok_or("seed is 64 hexadecimal digits")?;
+    }
+    Ok(out)
+}
