@@ -1,1 +1,66 @@
-//! Placeholder until the first part lands.
+//! From pages to a dump: classify, compress, seal, frame, index, commit.
+//!
+//! The engine is pure: no file descriptors, paths, clocks or keys. It reads
+//! pages through [`PageRead`], seals through [`Seal`], writes through
+//! [`FrameSink`] and asks a [`Monitor`] whether to go on. The same code runs in
+//! the crash kernel and in tests. After [`Worker::new`] and [`Frames::new`] it
+//! allocates nothing: a worker's memory depends on the chunk size alone, never
+//! on the size of the machine.
+//!
+//! Flow: [`Frames::begin`] (header) → [`Frames::text`] (log, notes, meta) →
+//! [`capture`] by any number of workers over a [`Cursor`] (memory, then each
+//! swap device) → [`Frames::text`] (trailer) → [`Frames::finish`] (index, second
+//! header, commit record).
+#![forbid(unsafe_code)]
+
+mod cursor;
+mod frames;
+mod traits;
+mod worker;
+
+pub use cursor::Cursor;
+pub use frames::{CommitFacts, Frames, TAIL_RESERVE};
+pub use traits::{FrameSink, Monitor, PageRead, ReadFault, Seal, SealFault};
+pub use worker::{Job, Scratch, Worker, capture};
+
+use std::io;
+
+/// Why the engine stopped before the end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The dump partition has no room for more; what is there is valid.
+    #[error("the dump partition is full")]
+    Full,
+    /// The monitor said stop.
+    #[error("stopped: the deadline is near")]
+    Stopped,
+    /// A source failed as a whole.
+    #[error("{what} cannot be read any more: {source}")]
+    Source {
+        /// Which source.
+        what: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+    /// The device failed.
+    #[error("writing the dump: {0}")]
+    Sink(#[source] io::Error),
+    /// Sealing failed.
+    #[error("sealing a chunk failed")]
+    Seal,
+    /// Compression failed for a reason other than space.
+    #[error("compressing a chunk failed: {0}")]
+    Compress(#[source] io::Error),
+    /// Another worker failed; it holds the reason.
+    #[error("another worker failed")]
+    Poisoned,
+}
+
+impl EngineError {
+    /// Whether the dump can still be finished as a partial one.
+    #[must_use]
+    pub fn can_commit(&self) -> bool {
+        matches!(self, Self::Full | Self::Stopped | Self::Source { .. } | Self::Compress(_))
+    }
+}

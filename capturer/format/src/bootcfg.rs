@@ -12,8 +12,6 @@
 //! bytes before it, as 8 hexadecimal digits. Unknown keys are refused: an image
 //! that does not understand its orders must not guess. All space is fixed.
 
-use core::fmt::Write as _;
-
 use heapless::{String, Vec};
 
 use crate::{FormatError, crc32};
@@ -118,6 +116,7 @@ impl core::fmt::Display for Selector {
 }
 
 /// Which swap devices to capture.
+#[allow(clippy::large_enum_variant, reason = "one exists in a program, and a box would allocate")]
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum SwapPlan {
     /// None.

@@ -8,7 +8,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
-    BLOCK, FORMAT_VERSION, FormatError, Id, PAGE, check_block, crc32, field_text, seal_block,
+    BLOCK, BLOCK_U32, FORMAT_VERSION, FormatError, Id, PAGE, check_block, crc32, field_text, seal_block,
 };
 
 /// First bytes of a dump.
@@ -17,6 +17,8 @@ pub const MAGIC: [u8; 8] = *b"LBDUMP\0\x01";
 pub const KEY_MAGIC: [u8; 8] = *b"LBKEYS\0\x01";
 /// Bytes of header and key area together.
 pub const HEADER_LEN: usize = 4 * BLOCK;
+const HEADER_LEN_U32: u32 = 4 * BLOCK_U32;
+const PAGE_U32: u32 = 1 << crate::units::PAGE_SHIFT;
 /// Bytes of the key area.
 pub const KEY_AREA_LEN: usize = HEADER_LEN - BLOCK;
 /// Recipients that a key area can name.
@@ -119,14 +121,14 @@ impl DumpHeader {
         let raw = Raw {
             magic: MAGIC,
             version: FORMAT_VERSION.into(),
-            header_len: (HEADER_LEN as u32).into(),
+            header_len: HEADER_LEN_U32.into(),
             dump_id: self.dump_id,
             volume_id: self.volume_id,
             number: self.number.into(),
             created: self.created.into(),
             cipher: self.cipher as u8,
             reserved: [0; 3],
-            page_size: (PAGE as u32).into(),
+            page_size: PAGE_U32.into(),
             chunk_pages: self.chunk_pages.into(),
             reserved2: 0.into(),
             release: self.release,

@@ -44,6 +44,9 @@ pub const FORMAT_VERSION: u32 = 1;
 /// Unit of the volume's fixed structures (superblock, slots, header, commit), in bytes.
 /// 4096 so that 512-byte and 4Kn devices hold them alike.
 pub const BLOCK: usize = 4096;
+/// [`BLOCK`] as it is stored in structures.
+pub(crate) const BLOCK_U32: u32 = 4096;
+const _: () = assert!(BLOCK == BLOCK_U32 as usize);
 
 /// Alignment of a chunk within a dump, in bytes: the smallest sector of a disk.
 pub const CHUNK_ALIGN: usize = 512;
@@ -105,4 +108,14 @@ pub(crate) fn seal_block(block: &mut [u8; BLOCK]) {
     if let Some((body, tail)) = block.split_last_chunk_mut::<4>() {
         *tail = crc32(body).to_le_bytes();
     }
+}
+
+/// CRC-32 of several byte strings as if they were one.
+#[must_use]
+pub fn crc32_parts(parts: &[&[u8]]) -> u32 {
+    let mut hash = crc32fast::Hasher::new();
+    for part in parts {
+        hash.update(part);
+    }
+    hash.finalize()
 }

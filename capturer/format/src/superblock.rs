@@ -9,7 +9,7 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{BLOCK, ByteOff, FORMAT_VERSION, FormatError, Id, check_block, seal_block};
+use crate::{BLOCK, BLOCK_U32, ByteOff, FORMAT_VERSION, FormatError, Id, check_block, seal_block};
 
 /// First bytes of a volume.
 pub const MAGIC: [u8; 8] = *b"LIFEBOAT";
@@ -99,7 +99,7 @@ impl Superblock {
         let raw = Raw {
             magic: MAGIC,
             version: FORMAT_VERSION.into(),
-            block: (BLOCK as u32).into(),
+            block: BLOCK_U32.into(),
             volume_id: self.volume_id,
             part_start: self.part_start.0.into(),
             part_len: self.part_len.into(),

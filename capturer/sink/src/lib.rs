@@ -1,1 +1,18 @@
-//! Placeholder until the first part lands.
+//! The dump volume: whether it is ours, which dumps it holds, and how a new one
+//! is written and committed.
+//!
+//! The capturer and the host command share this crate, so that there is one
+//! opinion on what may be overwritten. It refuses to write a byte to a volume
+//! whose guard does not hold ([`Volume::guard`]), and never moves or changes a
+//! dump that is there.
+#![forbid(unsafe_code)]
+
+mod dev;
+mod error;
+mod volume;
+mod writer;
+
+pub use dev::{BlockDev, FileDev};
+pub use error::VolumeError;
+pub use volume::{MIN_DUMP, Placement, Plan, Volume};
+pub use writer::{DumpWriter, Output};

@@ -1,1 +1,14 @@
-//! Placeholder until the first part lands.
+//! The only crate with `unsafe`: what the kernel offers and safe crates do not.
+//!
+//! It has no policy: it does not know what a dump is, when to write or when to
+//! reboot. Each module wraps one kernel interface and upholds that interface's
+//! rules itself, so that callers cannot break them. It refuses to be clever.
+#![allow(unsafe_code, reason = "this is the crate that holds it")]
+
+pub mod aligned;
+pub mod kexec;
+pub mod queue;
+pub mod watchdog;
+
+pub use aligned::AlignedBuf;
+pub use queue::{QueueMode, WriteQueue};

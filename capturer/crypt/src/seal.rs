@@ -1,0 +1,145 @@
+//! AES-256-GCM over chunks and commit records.
+
+use aes_gcm::aead::{AeadInOut, KeyInit};
+use aes_gcm::{Aes256Gcm, Nonce, Tag};
+
+use lifeboat_format::commit::COMMIT_SEQ;
+use lifeboat_format::{ChunkHeader, Cipher, CommitRecord};
+
+use crate::{CryptError, DataKey};
+
+/// Bytes of a GCM tag.
+pub const TAG_LEN: usize = 16;
+
+const CHUNK_DOMAIN: [u8; 4] = *b"chnk";
+const COMMIT_DOMAIN: [u8; 4] = *b"cmit";
+
+fn nonce(domain: [u8; 4], seq: u64) -> [u8; 12] {
+    let [a, b, c, d] = domain;
+    let [s0, s1, s2, s3, s4, s5, s6, s7] = seq.to_le_bytes();
+    [a, b, c, d, s0, s1, s2, s3, s4, s5, s6, s7]
+}
+
+fn cipher_of(key: &DataKey) -> Aes256Gcm {
+    Aes256Gcm::new(key.bytes().into())
+}
+
+/// Seals chunks of one dump, in place, without allocating.
+pub struct Sealer(Option<Box<Aes256Gcm>>);
+
+impl Sealer {
+    /// A sealer under `key`; `None` leaves chunks as they are.
+    #[must_use]
+    pub fn new(key: Option<&DataKey>) -> Self {
+        Self(key.map(|k| Box::new(cipher_of(k))))
+    }
+
+    /// The cipher that chunk headers must name.
+    #[must_use]
+    pub fn cipher(&self) -> Cipher {
+        if self.0.is_some() { Cipher::Aes256Gcm } else { Cipher::None }
+    }
+
+    /// Encrypts `payload` in place and gives its tag (`None` without encryption).
+    ///
+    /// # Errors
+    /// [`CryptError::Forged`] is never meant; the cipher refuses only payloads over 64 GiB.
+    pub fn seal(
+        &self,
+        seq: u64,
+        aad: &[u8],
+        payload: &mut [u8],
+    ) -> Result<Option<[u8; TAG_LEN]>, CryptError> {
+        self.run(CHUNK_DOMAIN, seq, aad, payload)
+    }
+
+    /// The tag of a commit record over its authenticated bytes (zeros without encryption).
+    ///
+    /// # Errors
+    /// As [`Sealer::seal`].
+    pub fn commit_tag(&self, record: &CommitRecord) -> Result<[u8; TAG_LEN], CryptError> {
+        let tag = self.run(COMMIT_DOMAIN, COMMIT_SEQ, &record.aad(), &mut [])?;
+        Ok(tag.unwrap_or_default())
+    }
+
+    fn run(
+        &self,
+        domain: [u8; 4],
+        seq: u64,
+        aad: &[u8],
+        payload: &mut [u8],
+    ) -> Result<Option<[u8; TAG_LEN]>, CryptError> {
+        let Some(cipher) = &self.0 else { return Ok(None) };
+        let tag = cipher
+            .encrypt_inout_detached(&Nonce::from(nonce(domain, seq)), aad, payload.into())
+            .map_err(|_| CryptError::Forged { what: "a chunk" })?;
+        Ok(Some(tag.into()))
+    }
+}
+
+/// Opens chunks of one dump.
+pub struct Opener(Option<Box<Aes256Gcm>>);
+
+impl Opener {
+    /// An opener for a dump that is sealed with `cipher`.
+    ///
+    /// # Errors
+    /// [`CryptError::CipherMismatch`] when a key is missing, or given for a dump in the clear.
+    pub fn new(cipher: Cipher, key: Option<&DataKey>) -> Result<Self, CryptError> {
+        match (cipher, key) {
+            (Cipher::Aes256Gcm, Some(key)) => Ok(Self(Some(Box::new(cipher_of(key))))),
+            (Cipher::None, None) => Ok(Self(None)),
+            (Cipher::Aes256Gcm, None) => Err(CryptError::CipherMismatch {
+                dump: "that it is encrypted",
+                given: "no key was given\nhint: name the identity file with -i KEY",
+            }),
+            (Cipher::None, Some(_)) => Err(CryptError::CipherMismatch {
+                dump: "that it is not encrypted",
+                given: "a key was given\nhint: leave out -i, and ask why this dump was taken in the clear",
+            }),
+        }
+    }
+
+    /// Decrypts a chunk's stored payload in place and cuts off the tag.
+    ///
+    /// # Errors
+    /// [`CryptError::Forged`] when payload, tag or header were changed;
+    /// `stored` then holds nothing of use and is emptied.
+    pub fn open(&self, header: &ChunkHeader, stored: &mut Vec<u8>) -> Result<(), CryptError> {
+        let forged = CryptError::Forged { what: "a chunk" };
+        let Some(cipher) = &self.0 else {
+            return if header.cipher == Cipher::None { Ok(()) } else { Err(forged) };
+        };
+        if header.cipher != Cipher::Aes256Gcm {
+            return Err(forged);
+        }
+        let Some((payload, tag)) = stored.split_last_chunk_mut::<TAG_LEN>() else {
+            return Err(forged);
+        };
+        let nonce = Nonce::from(nonce(CHUNK_DOMAIN, header.seq));
+        let tag = Tag::from(*tag);
+        match cipher.decrypt_inout_detached(&nonce, &header.aad(), payload.into(), &tag) {
+            Ok(()) => {
+                stored.truncate(stored.len() - TAG_LEN);
+                Ok(())
+            }
+            Err(_) => {
+                stored.clear();
+                Err(forged)
+            }
+        }
+    }
+
+    /// Checks a commit record's tag. A dump in the clear has none to check.
+    ///
+    /// # Errors
+    /// [`CryptError::Forged`].
+    pub fn check_commit(&self, record: &CommitRecord) -> Result<(), CryptError> {
+        let Some(cipher) = &self.0 else { return Ok(()) };
+        let nonce = Nonce::from(nonce(COMMIT_DOMAIN, COMMIT_SEQ));
+        let tag = Tag::from(record.tag);
+        cipher
+            .decrypt_inout_detached(&nonce, &record.aad(), (&mut [][..]).into(), &tag)
+            .map_err(|_| CryptError::Forged { what: "the commit record" })
+    }
+}

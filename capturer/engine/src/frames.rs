@@ -1,0 +1,300 @@
+//! Frames in order: header, chunks, index, second header, commit record.
+//!
+//! One [`Frames`] is shared by all workers behind a mutex. What it does under
+//! that lock is seal, checksum and copy into the device's buffers; compressing
+//! is done before.
+
+use std::io;
+
+use lifeboat_format::chunk::{self, INDEX_ENTRY_LEN, INDEX_HEAD_LEN, MAX_INDEX_ENTRIES};
+use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, PageCounts, SourceKind};
+use lifeboat_format::header::KEY_AREA_LEN;
+use lifeboat_format::{
+    BLOCK, ByteOff, CHUNK_ALIGN, ChunkHeader, ChunkKind, Codec, CommitRecord, DumpHeader, Id,
+    IndexEntry, IndexHead, Pfn, crc32,
+};
+
+use crate::{EngineError, FrameSink, Seal};
+
+/// Bytes kept free for the trailer, the last index chunk, the second header and
+/// the commit record, so that a full partition still ends in a valid dump.
+pub const TAIL_RESERVE: u64 = 1 << 20;
+/// Bytes of a text chunk before compression.
+const TEXT_PART: usize = 256 << 10;
+const INDEX_BUF: usize = INDEX_HEAD_LEN + MAX_INDEX_ENTRIES * INDEX_ENTRY_LEN;
+
+/// What the capturer knows at the end, for the commit record.
+#[derive(Debug, Clone, Copy)]
+pub struct CommitFacts {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Where memory came from.
+    pub source: SourceKind,
+    /// How blocks reached the device.
+    pub io: IoMode,
+    /// Write requests.
+    pub writes: u64,
+    /// When, seconds since 1970.
+    pub now: u64,
+    /// Pages that memory and swap were asked for.
+    pub asked: (u64, u64),
+    /// Reads that failed beyond single pages counted as unreadable.
+    pub read_errors: u64,
+    /// Phases: number and milliseconds.
+    pub phases: [(u8, u32); MAX_PHASES],
+}
+
+/// A chunk to be: what its header says of the payload.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Piece {
+    pub(crate) kind: ChunkKind,
+    pub(crate) codec: Codec,
+    pub(crate) device: u16,
+    pub(crate) first: Pfn,
+    pub(crate) raw_len: usize,
+    pub(crate) counts: PageCounts,
+    /// Pages or bytes covered.
+    pub(crate) pages: u64,
+}
+
+/// Writes one dump.
+pub struct Frames<S, C> {
+    sink: S,
+    seal: C,
+    dump_id: Id,
+    seq: u64,
+    /// Entries not yet in an index chunk, as they will lie on disk behind a head.
+    index: Vec<u8>,
+    indexed_from: u64,
+    last_index: ByteOff,
+    header: Box<[u8; BLOCK]>,
+    keys: Box<[u8; KEY_AREA_LEN]>,
+    memory: PageCounts,
+    swap: PageCounts,
+    reserve: u64,
+}
+
+impl<S: FrameSink, C: Seal> Frames<S, C> {
+    /// A dump that will begin with `header` and `keys`.
+    #[must_use]
+    pub fn new(sink: S, seal: C, header: &DumpHeader, keys: &[u8; KEY_AREA_LEN]) -> Self {
+        Self {
+            sink,
+            seal,
+            dump_id: header.dump_id,
+            seq: 0,
+            index: Vec::with_capacity(INDEX_BUF + 16),
+            indexed_from: 0,
+            last_index: ByteOff(0),
+            header: Box::new(header.encode()),
+            keys: Box::new(*keys),
+            memory: PageCounts::default(),
+            swap: PageCounts::default(),
+            reserve: TAIL_RESERVE,
+        }
+    }
+
+    /// Writes the header.
+    ///
+    /// # Errors
+    /// [`EngineError::Sink`].
+    pub fn begin(&mut self) -> Result<(), EngineError> {
+        self.sink.append(&*self.header).map_err(EngineError::Sink)?;
+        self.sink.append(&*self.keys).map_err(EngineError::Sink)?;
+        self.start_index();
+        Ok(())
+    }
+
+    /// Pages of memory and of swap that are in the dump so far.
+    #[must_use]
+    pub fn counts(&self) -> (PageCounts, PageCounts) {
+        (self.memory, self.swap)
+    }
+
+    /// The sink, for its figures.
+    #[must_use]
+    pub fn sink(&self) -> &S {
+        &self.sink
+    }
+
+    /// Bytes of the dump so far.
+    #[must_use]
+    pub fn position(&self) -> ByteOff {
+        self.sink.position()
+    }
+
+    /// Lets the tail use the space that was kept for it. From here on only the
+    /// trailer and the end are written.
+    pub fn open_reserve(&mut self) {
+        self.reserve = 0;
+    }
+
+    /// Seals and writes one payload. `payload` is the compressed bytes.
+    pub(crate) fn put(&mut self, piece: &Piece, payload: &mut [u8]) -> Result<(), EngineError> {
+        let tag_len = self.seal.cipher().tag_len();
+        let narrow = |n: usize| u32::try_from(n).map_err(|_| EngineError::Seal);
+        let narrow64 = |n: u64| u32::try_from(n).map_err(|_| EngineError::Seal);
+        let stored_len = narrow(payload.len() + tag_len)?;
+        let frame = chunk::frame_len(stored_len);
+        if self.sink.remaining() < frame.saturating_add(self.reserve) {
+            return Err(EngineError::Full);
+        }
+        let mut header = ChunkHeader {
+            dump_id: self.dump_id,
+            seq: self.seq,
+            kind: piece.kind,
+            codec: piece.codec,
+            cipher: self.seal.cipher(),
+            device: piece.device,
+            first: piece.first,
+            pages: piece.pages,
+            raw_len: narrow(piece.raw_len)?,
+            stored_len,
+            offset: self.sink.position(),
+            data_pages: narrow64(piece.counts.data)?,
+            missing_pages: u32::try_from(piece.counts.unreadable).unwrap_or(u32::MAX),
+            payload_crc: 0,
+        };
+        let tag = self
+            .seal
+            .seal(header.seq, &header.aad(), payload)
+            .map_err(|_| EngineError::Seal)?;
+        let tag = tag.as_ref().map_or(&[][..], |t| &t[..]);
+        header.payload_crc = crc_of(payload, tag);
+        let sink = &mut self.sink;
+        let io: io::Result<()> = (|| {
+            sink.append(&header.encode())?;
+            sink.append(payload)?;
+            sink.append(tag)?;
+            sink.pad_to(CHUNK_ALIGN)
+        })();
+        io.map_err(EngineError::Sink)?;
+        self.seq += 1;
+        self.count(piece, frame);
+        if header.kind != ChunkKind::Index {
+            self.index.extend_from_slice(&IndexEntry::of(&header).encode());
+            if self.index.len() >= INDEX_BUF {
+                self.write_index()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, piece: &Piece, frame: u64) {
+        let counts = PageCounts { stored_bytes: frame, ..piece.counts };
+        match piece.kind {
+            ChunkKind::Memory => self.memory.add(&counts),
+            ChunkKind::Swap => self.swap.add(&counts),
+            _ => {}
+        }
+    }
+
+    fn start_index(&mut self) {
+        self.index.clear();
+        self.index.extend_from_slice(&[0; INDEX_HEAD_LEN]);
+        self.indexed_from = self.seq;
+    }
+
+    /// Writes the entries gathered so far as an index chunk, linked to the one before.
+    fn write_index(&mut self) -> Result<(), EngineError> {
+        let entries = self.index.len().saturating_sub(INDEX_HEAD_LEN) / INDEX_ENTRY_LEN;
+        let head = IndexHead {
+            prev: self.last_index,
+            first_seq: self.indexed_from,
+            count: u32::try_from(entries).map_err(|_| EngineError::Seal)?,
+        };
+        for (to, from) in self.index.iter_mut().zip(head.encode()) {
+            *to = from;
+        }
+        let mut payload = std::mem::take(&mut self.index);
+        let piece = Piece {
+            kind: ChunkKind::Index,
+            codec: Codec::Store,
+            device: 0,
+            first: Pfn(self.indexed_from),
+            pages: entries as u64,
+            raw_len: payload.len(),
+            counts: PageCounts::default(),
+        };
+        let at = self.sink.position();
+        // The index may use the reserve: it is what the reserve is for.
+        let reserve = std::mem::replace(&mut self.reserve, 0);
+        let result = self.put(&piece, &mut payload);
+        self.reserve = reserve;
+        self.index = payload;
+        result?;
+        self.last_index = at;
+        self.start_index();
+        Ok(())
+    }
+
+    /// Writes text or another byte string as chunks of `kind`, each of at most 256 KiB.
+    /// `scratch` holds the compressed form.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`], [`EngineError::Sink`], [`EngineError::Seal`].
+    pub fn text(
+        &mut self,
+        kind: ChunkKind,
+        bytes: &[u8],
+        scratch: &mut crate::worker::Scratch,
+    ) -> Result<(), EngineError> {
+        let mut at = 0u64;
+        for part in bytes.chunks(TEXT_PART) {
+            let (codec, payload) = scratch.pack(part)?;
+            let piece = Piece {
+                kind,
+                codec,
+                device: 0,
+                first: Pfn(at),
+                raw_len: part.len(),
+                counts: PageCounts::default(),
+                pages: part.len() as u64,
+            };
+            self.put(&piece, payload)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes index, second header and commit record; gives the record.
+    ///
+    /// # Errors
+    /// [`EngineError::Sink`], [`EngineError::Seal`], [`EngineError::Full`].
+    pub fn finish(&mut self, facts: &CommitFacts) -> Result<CommitRecord, EngineError> {
+        self.open_reserve();
+        self.write_index()?;
+        self.sink.pad_to(BLOCK).map_err(EngineError::Sink)?;
+        let header_copy = self.sink.position();
+        self.sink.append(&*self.header).map_err(EngineError::Sink)?;
+        self.sink.append(&*self.keys).map_err(EngineError::Sink)?;
+        let mut record = CommitRecord {
+            dump_id: self.dump_id,
+            outcome: facts.outcome,
+            source: facts.source,
+            io: facts.io,
+            total_len: self.sink.position().0 + BLOCK as u64,
+            chunks: self.seq,
+            index: self.last_index,
+            header_copy,
+            committed: facts.now,
+            memory: PageCounts { asked: facts.asked.0, ..self.memory },
+            swap: PageCounts { asked: facts.asked.1, ..self.swap },
+            read_errors: facts.read_errors,
+            writes: facts.writes,
+            phases: facts.phases,
+            tag: [0; 16],
+        };
+        record.tag = self.seal.commit_tag(&record).map_err(|_| EngineError::Seal)?;
+        self.sink.commit(&record).map_err(EngineError::Sink)?;
+        Ok(record)
+    }
+}
+
+/// CRC-32 over payload and tag, without joining them.
+fn crc_of(payload: &[u8], tag: &[u8]) -> u32 {
+    if tag.is_empty() {
+        return crc32(payload);
+    }
+    lifeboat_format::crc32_parts(&[payload, tag])
+}

@@ -1,0 +1,91 @@
+//! What the engine needs of the world, so that tests can give it faults.
+
+use std::io;
+
+use lifeboat_format::{ByteOff, Cipher, CommitRecord, Pfn};
+
+/// A source that is gone as a whole; single bad pages are not an error.
+#[derive(Debug)]
+pub struct ReadFault(pub io::Error);
+
+/// Pages of memory or of a swap device. One reader a worker.
+pub trait PageRead {
+    /// Fills `buf`, whole pages from `first`. A page that cannot be read is told
+    /// to `bad` by its index in `buf`; its bytes are then of no meaning.
+    ///
+    /// # Errors
+    /// [`ReadFault`] when nothing more can be read from this source.
+    fn read(
+        &mut self,
+        first: Pfn,
+        buf: &mut [u8],
+        bad: &mut dyn FnMut(usize),
+    ) -> Result<(), ReadFault>;
+}
+
+impl<T: PageRead + ?Sized> PageRead for Box<T> {
+    fn read(
+        &mut self,
+        first: Pfn,
+        buf: &mut [u8],
+        bad: &mut dyn FnMut(usize),
+    ) -> Result<(), ReadFault> {
+        (**self).read(first, buf, bad)
+    }
+}
+
+/// Sealing failed; the cause is the cipher's and holds nothing to report.
+#[derive(Debug)]
+pub struct SealFault;
+
+/// Seals payloads in place.
+pub trait Seal {
+    /// The cipher that headers name.
+    fn cipher(&self) -> Cipher;
+
+    /// Encrypts `payload` in place; the tag, if the cipher has one.
+    ///
+    /// # Errors
+    /// [`SealFault`].
+    fn seal(
+        &self,
+        seq: u64,
+        aad: &[u8],
+        payload: &mut [u8],
+    ) -> Result<Option<[u8; 16]>, SealFault>;
+
+    /// The commit record's tag; zeros without a cipher.
+    ///
+    /// # Errors
+    /// [`SealFault`].
+    fn commit_tag(&self, record: &CommitRecord) -> Result<[u8; 16], SealFault>;
+}
+
+/// Where frames go, in order.
+pub trait FrameSink {
+    /// Bytes of the dump so far.
+    fn position(&self) -> ByteOff;
+    /// Bytes that are left.
+    fn remaining(&self) -> u64;
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// The device's.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Appends zeros up to a multiple of `to`, at most 4096.
+    ///
+    /// # Errors
+    /// The device's.
+    fn pad_to(&mut self, to: usize) -> io::Result<()>;
+    /// Makes all durable, then writes the record, then makes it durable.
+    ///
+    /// # Errors
+    /// The device's.
+    fn commit(&mut self, record: &CommitRecord) -> io::Result<()>;
+}
+
+/// The capturer's eye on time.
+pub trait Monitor: Sync {
+    /// Called after every few pages with how many were done; false stops the capture.
+    fn tick(&self, pages: u64) -> bool;
+}

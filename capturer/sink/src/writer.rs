@@ -1,0 +1,168 @@
+//! Writing one dump: frames into large aligned writes, then the commit record.
+
+use std::io;
+
+use lifeboat_format::commit::IoMode;
+use lifeboat_format::{BLOCK, ByteOff, CommitRecord};
+use lifeboat_sys::{QueueMode, WriteQueue};
+
+/// Where a dump's bytes go: buffers to fill and submit in order of offset.
+pub trait Output {
+    /// Bytes of a buffer, a multiple of 4096.
+    fn buf_len(&self) -> usize;
+    /// A free buffer's number; waits for one.
+    ///
+    /// # Errors
+    /// Of an earlier write.
+    fn take(&mut self) -> io::Result<usize>;
+    /// A buffer's bytes.
+    fn bytes(&mut self, index: usize) -> &mut [u8];
+    /// Writes a buffer's first `len` bytes at byte `offset` of the device.
+    ///
+    /// # Errors
+    /// The device's.
+    fn submit(&mut self, index: usize, len: usize, offset: u64) -> io::Result<()>;
+    /// Waits for all writes and makes them durable.
+    ///
+    /// # Errors
+    /// The device's.
+    fn flush(&mut self) -> io::Result<()>;
+    /// How writes are made.
+    fn mode(&self) -> IoMode;
+    /// Write requests so far.
+    fn requests(&self) -> u64;
+}
+
+impl Output for WriteQueue {
+    fn buf_len(&self) -> usize {
+        self.buf_len()
+    }
+    fn take(&mut self) -> io::Result<usize> {
+        self.take()
+    }
+    fn bytes(&mut self, index: usize) -> &mut [u8] {
+        self.bytes(index)
+    }
+    fn submit(&mut self, index: usize, len: usize, offset: u64) -> io::Result<()> {
+        self.submit(index, len, offset)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.flush()
+    }
+    fn mode(&self) -> IoMode {
+        match self.mode() {
+            QueueMode::Pwrite => IoMode::Pwrite,
+            QueueMode::Uring => IoMode::Uring,
+            QueueMode::Polled => IoMode::Polled,
+        }
+    }
+    fn requests(&self) -> u64 {
+        self.requests()
+    }
+}
+
+/// Appends the bytes of one dump to its extent.
+#[derive(Debug)]
+pub struct DumpWriter<O> {
+    out: O,
+    /// Where the dump starts on the device, in bytes.
+    base: u64,
+    /// Bytes that the dump may take.
+    limit: u64,
+    /// Bytes appended so far.
+    pos: u64,
+    /// The buffer being filled, and how far.
+    current: Option<(usize, usize)>,
+}
+
+impl<O: Output> DumpWriter<O> {
+    /// A writer of a dump of at most `limit` bytes at byte `base` of `out`'s device.
+    #[must_use]
+    pub fn new(out: O, base: u64, limit: u64) -> Self {
+        Self { out, base, limit, pos: 0, current: None }
+    }
+
+    /// Bytes appended so far: the offset in the dump of what comes next.
+    #[must_use]
+    pub fn position(&self) -> ByteOff {
+        ByteOff(self.pos)
+    }
+
+    /// Bytes that are left.
+    #[must_use]
+    pub fn remaining(&self) -> u64 {
+        self.limit.saturating_sub(self.pos)
+    }
+
+    /// How writes are made, and how many there were.
+    #[must_use]
+    pub fn io(&self) -> (IoMode, u64) {
+        (self.out.mode(), self.out.requests())
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// `StorageFull` when they would pass the limit (nothing is then written), or the device's.
+    pub fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() as u64 > self.remaining() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        while !bytes.is_empty() {
+            let (index, filled) = match self.current {
+                Some(current) => current,
+                None => (self.out.take()?, 0),
+            };
+            let space = self.out.bytes(index).get_mut(filled..).unwrap_or_default();
+            let take = space.len().min(bytes.len());
+            let (now, rest) = bytes.split_at(take);
+            space.get_mut(..take).unwrap_or_default().copy_from_slice(now);
+            bytes = rest;
+            self.pos += take as u64;
+            self.current = Some((index, filled + take));
+            if filled + take == self.out.buf_len() {
+                self.submit_current()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends zeros up to a multiple of `to` (at most 4096).
+    ///
+    /// # Errors
+    /// As [`DumpWriter::append`].
+    pub fn pad_to(&mut self, to: usize) -> io::Result<()> {
+        const ZEROS: [u8; BLOCK] = [0; BLOCK];
+        let over = usize::try_from(self.pos % to as u64).unwrap_or(0);
+        let need = if over == 0 { 0 } else { to - over };
+        self.append(ZEROS.get(..need).unwrap_or_default())
+    }
+
+    fn submit_current(&mut self) -> io::Result<()> {
+        if let Some((index, filled)) = self.current.take() {
+            self.out.submit(index, filled, self.base + self.pos - filled as u64)?;
+        }
+        Ok(())
+    }
+
+    /// Pads to a block, writes out what is buffered and makes it durable.
+    ///
+    /// # Errors
+    /// As [`DumpWriter::append`].
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.pad_to(BLOCK)?;
+        self.submit_current()?;
+        self.out.flush()
+    }
+
+    /// Writes the commit record behind all else, which must be durable already
+    /// (this flushes first), and makes it durable.
+    ///
+    /// # Errors
+    /// As [`DumpWriter::append`].
+    pub fn commit(&mut self, record: &CommitRecord) -> io::Result<()> {
+        self.flush()?;
+        self.append(&record.encode())?;
+        self.flush()
+    }
+}

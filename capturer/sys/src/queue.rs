@@ -1,0 +1,275 @@
+//! A queue of large O_DIRECT writes: io_uring, polled where the device can, with
+//! plain `pwrite(2)` where io_uring is missing.
+//!
+//! `RWF_HIPRI` on synchronous writes has been ignored since Linux 5.19 (commit
+//! 9650b453a3d4), so polling means `IORING_SETUP_IOPOLL`. Whether a device has
+//! poll queues is the caller's knowledge (`queue/io_poll` in sysfs): without
+//! them IOPOLL completes by interrupt on some kernels and fails on others.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use io_uring::{IoUring, opcode, types};
+
+use crate::AlignedBuf;
+
+/// How writes reach the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueMode {
+    /// One `pwrite(2)` at a time.
+    Pwrite,
+    /// io_uring, completed by interrupt.
+    Uring,
+    /// io_uring with IOPOLL.
+    Polled,
+}
+
+/// Buffers and the ring that writes them. Everything is allocated in `new`.
+pub struct WriteQueue {
+    // The ring is dropped first: no write is in flight when the buffers go
+    // (drain_quietly in Drop waits for them).
+    ring: Option<IoUring>,
+    file: File,
+    bufs: Vec<AlignedBuf>,
+    /// Length and file offset of the write that holds a buffer, if one does.
+    busy: Vec<Option<(u32, u64)>>,
+    mode: QueueMode,
+    requests: u64,
+    buf_len: usize,
+}
+
+impl WriteQueue {
+    /// A queue over `file` with `depth` buffers of `buf_len` bytes (a multiple of 4096).
+    ///
+    /// `want` is what the caller would like; a ring that cannot be made falls
+    /// back to [`QueueMode::Pwrite`], and [`WriteQueue::mode`] tells.
+    #[must_use]
+    pub fn new(file: File, want: QueueMode, depth: usize, buf_len: usize) -> Self {
+        let depth = depth.clamp(1, 64);
+        let buf_len = buf_len.clamp(4096, 16 << 20).next_multiple_of(4096);
+        let bufs: Vec<AlignedBuf> = (0..depth).map(|_| AlignedBuf::new(buf_len)).collect();
+        let mut queue = Self {
+            ring: None,
+            file,
+            busy: vec![None; depth],
+            bufs,
+            mode: QueueMode::Pwrite,
+            requests: 0,
+            buf_len,
+        };
+        if want != QueueMode::Pwrite
+            && let Ok(ring) = queue.make_ring(want == QueueMode::Polled)
+        {
+            queue.ring = Some(ring);
+            queue.mode = want;
+        }
+        queue
+    }
+
+    fn make_ring(&self, polled: bool) -> io::Result<IoUring> {
+        let entries = u32::try_from(self.bufs.len().next_power_of_two()).unwrap_or(64);
+        let mut builder = IoUring::builder();
+        if polled {
+            builder.setup_iopoll();
+        }
+        let ring = builder.build(entries)?;
+        ring.submitter().register_files(&[self.file.as_raw_fd()])?;
+        let vecs: Vec<libc::iovec> = self
+            .bufs
+            .iter()
+            .map(|b| libc::iovec { iov_base: b.as_ptr().cast_mut().cast(), iov_len: b.len() })
+            .collect();
+        // SAFETY: the buffers live as long as the ring: `self` owns both, never
+        // reallocates them, and Drop waits for all writes before freeing either.
+        unsafe { ring.submitter().register_buffers(&vecs)? };
+        Ok(ring)
+    }
+
+    /// What the queue uses.
+    #[must_use]
+    pub fn mode(&self) -> QueueMode {
+        self.mode
+    }
+
+    /// Write requests issued so far.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// Bytes in a buffer.
+    #[must_use]
+    pub fn buf_len(&self) -> usize {
+        self.buf_len
+    }
+
+    /// Number of a buffer that no write holds; waits for one.
+    ///
+    /// # Errors
+    /// Of the write that was waited for.
+    pub fn take(&mut self) -> io::Result<usize> {
+        loop {
+            if let Some(free) = self.busy.iter().position(Option::is_none) {
+                return Ok(free);
+            }
+            self.reap(1)?;
+        }
+    }
+
+    /// The bytes of buffer `index`; empty while a write holds it.
+    pub fn bytes(&mut self, index: usize) -> &mut [u8] {
+        match (self.busy.get(index), self.bufs.get_mut(index)) {
+            (Some(None), Some(buf)) => buf,
+            _ => &mut [],
+        }
+    }
+
+    /// Starts writing the first `len` bytes of buffer `index` at file offset `offset`.
+    ///
+    /// # Errors
+    /// `EINVAL` for a buffer that is in flight or too short; otherwise those of the
+    /// write (at once for `pwrite`, of an earlier one for io_uring).
+    pub fn submit(&mut self, index: usize, len: usize, offset: u64) -> io::Result<()> {
+        let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+        let (Some(None), Some(buf)) = (self.busy.get(index), self.bufs.get(index)) else {
+            return Err(invalid());
+        };
+        let bytes = buf.get(..len).ok_or_else(invalid)?;
+        self.requests += 1;
+        let Some(ring) = &mut self.ring else {
+            return self.file.write_all_at(bytes, offset);
+        };
+        let len32 = u32::try_from(len).map_err(|_| invalid())?;
+        let index16 = u16::try_from(index).map_err(|_| invalid())?;
+        let entry = opcode::WriteFixed::new(types::Fixed(0), buf.as_ptr(), len32, index16)
+            .offset(offset)
+            .build()
+            .user_data(index as u64);
+        // SAFETY: the buffer is registered, stays where it is, and is marked busy
+        // so that nobody gets at its bytes until its completion is reaped.
+        unsafe { ring.submission().push(&entry) }
+            .map_err(|_| io::Error::from_raw_os_error(libc::EBUSY))?;
+        if let Some(slot) = self.busy.get_mut(index) {
+            *slot = Some((len32, offset));
+        }
+        loop {
+            match ring.submit() {
+                Ok(_) => break,
+                Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until no write is in flight.
+    ///
+    /// # Errors
+    /// The first failure among them.
+    pub fn drain(&mut self) -> io::Result<()> {
+        while self.busy.iter().any(Option::is_some) {
+            self.reap(1)?;
+        }
+        Ok(())
+    }
+
+    /// Makes all finished writes durable (`fdatasync(2)`; IOPOLL rings cannot flush).
+    ///
+    /// # Errors
+    /// Those of the writes in flight and of the flush.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.drain()?;
+        self.file.sync_data()
+    }
+
+    fn reap(&mut self, want: usize) -> io::Result<()> {
+        let Some(ring) = &mut self.ring else { return Ok(()) };
+        match ring.submit_and_wait(want) {
+            Ok(_) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EINTR) => return Ok(()),
+            Err(e) => return Err(e),
+        }
+        let mut first_error = None;
+        for done in ring.completion() {
+            let index = usize::try_from(done.user_data()).unwrap_or(usize::MAX);
+            let Some(slot) = self.busy.get_mut(index) else { continue };
+            let Some((len, offset)) = slot.take() else { continue };
+            let result = match u32::try_from(done.result()) {
+                Ok(n) if n == len => Ok(()),
+                // A short write: finish it the plain way, it is rare.
+                Ok(n) => match self.bufs.get(index).and_then(|b| b.get(n as usize..len as usize)) {
+                    Some(rest) => self.file.write_all_at(rest, offset + u64::from(n)),
+                    None => Err(io::Error::from_raw_os_error(libc::EIO)),
+                },
+                Err(_) => Err(io::Error::from_raw_os_error(-done.result())),
+            };
+            if let Err(e) = result {
+                first_error.get_or_insert(e);
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for WriteQueue {
+    fn drop(&mut self) {
+        // The kernel may still read the buffers: wait, whatever the results.
+        while self.busy.iter().any(Option::is_some) {
+            let before = self.busy.iter().flatten().count();
+            let failed = self.reap(1).is_err();
+            if failed && self.busy.iter().flatten().count() == before {
+                // The ring itself is broken; leaking is the only safe end.
+                std::mem::forget(std::mem::take(&mut self.bufs));
+                break;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip(mode: QueueMode) {
+        let file = tempfile::tempfile().unwrap();
+        let mut q = WriteQueue::new(file.try_clone().unwrap(), mode, 4, 8192);
+        for n in 0..32u8 {
+            let i = q.take().unwrap();
+            q.bytes(i).fill(n);
+            q.submit(i, 8192, u64::from(n) * 8192).unwrap();
+        }
+        q.flush().unwrap();
+        assert_eq!(q.requests(), 32);
+        let mut back = vec![0; 8192];
+        for n in 0..32u8 {
+            file.read_exact_at(&mut back, u64::from(n) * 8192).unwrap();
+            assert!(back.iter().all(|b| *b == n), "block {n}");
+        }
+    }
+
+    #[test]
+    fn writes_arrive_by_pwrite() {
+        round_trip(QueueMode::Pwrite);
+    }
+
+    #[test]
+    fn writes_arrive_by_uring() {
+        round_trip(QueueMode::Uring);
+    }
+
+    #[test]
+    fn a_failed_write_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, b"x").unwrap();
+        for mode in [QueueMode::Pwrite, QueueMode::Uring] {
+            let read_only = File::open(&path).unwrap();
+            let mut q = WriteQueue::new(read_only, mode, 2, 4096);
+            let i = q.take().unwrap();
+            let result = q.submit(i, 4096, 0).and_then(|()| q.flush());
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EBADF), "{mode:?}");
+        }
+    }
+}
