@@ -20,7 +20,7 @@ use crate::{EngineError, FrameSink, Seal};
 /// the commit record, so that a full partition still ends in a valid dump.
 pub const TAIL_RESERVE: u64 = 1 << 20;
 /// Bytes of a text chunk before compression.
-const TEXT_PART: usize = 256 << 10;
+pub(crate) const TEXT_PART: usize = 256 << 10;
 const INDEX_BUF: usize = INDEX_HEAD_LEN + MAX_INDEX_ENTRIES * INDEX_ENTRY_LEN;
 
 /// What the capturer knows at the end, for the commit record.

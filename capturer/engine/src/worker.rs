@@ -7,7 +7,7 @@ use lifeboat_format::chunk::{MAX_CHUNK_PAGES, MAX_RUNS, RUN_LEN};
 use lifeboat_format::commit::PageCounts;
 use lifeboat_format::{ChunkKind, Codec, PAGE, PageClass, PageRange, Pfn, Run};
 
-use crate::frames::Piece;
+use crate::frames::{Piece, TEXT_PART};
 use crate::{Cursor, EngineError, FrameSink, Frames, Monitor, PageRead, Seal};
 
 /// Pages read at a time.
@@ -93,7 +93,7 @@ impl Worker {
         let capacity = (chunk_pages.clamp(1, MAX_CHUNK_PAGES) as usize).max(BATCH);
         let raw = HEAD + capacity * PAGE;
         Ok(Self {
-            scratch: Scratch::new(level, raw)?,
+            scratch: Scratch::new(level, raw.max(TEXT_PART))?,
             buf: vec![0; raw],
             runs: Vec::with_capacity(MAX_RUNS),
             data: 0,
