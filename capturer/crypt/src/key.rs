@@ -80,8 +80,7 @@ pub fn wrap(key: &DataKey, recipients: &[&str]) -> Result<Vec<u8>, CryptError> {
     if recipients.is_empty() {
         return Err(CryptError::NoRecipient);
     }
-    let parsed =
-        recipients.iter().map(|r| parse_recipient(r)).collect::<Result<Vec<_>, _>>()?;
+    let parsed = recipients.iter().map(|r| parse_recipient(r)).collect::<Result<Vec<_>, _>>()?;
     let wrapped = |why: String| CryptError::Wrap { why };
     let encryptor =
         age::Encryptor::with_recipients(parsed.iter().map(|r| r as &dyn age::Recipient))
@@ -109,8 +108,8 @@ impl Identities {
     /// [`CryptError::Identity`] when a line is wrong or none is there.
     pub fn parse(text: &str) -> Result<Self, CryptError> {
         let bad = |why: String| CryptError::Identity { why };
-        let file = age::IdentityFile::from_buffer(text.as_bytes())
-            .map_err(|e| bad(e.to_string()))?;
+        let file =
+            age::IdentityFile::from_buffer(text.as_bytes()).map_err(|e| bad(e.to_string()))?;
         let list = file.into_identities().map_err(|e| bad(e.to_string()))?;
         if list.is_empty() {
             return Err(bad("no identity line".to_owned()));
@@ -126,18 +125,14 @@ impl Identities {
 /// the age file is damaged or does not hold 32 bytes.
 pub fn unwrap(wrapped: &[u8], ids: &Identities) -> Result<DataKey, CryptError> {
     let damaged = |why: String| CryptError::Wrapped { why };
-    let decryptor =
-        age::Decryptor::new_buffered(wrapped).map_err(|e| damaged(e.to_string()))?;
+    let decryptor = age::Decryptor::new_buffered(wrapped).map_err(|e| damaged(e.to_string()))?;
     let identities = ids.0.iter().map(|i| &**i as &dyn age::Identity);
     let reader = decryptor.decrypt(identities).map_err(|e| match e {
         age::DecryptError::NoMatchingKeys => CryptError::WrongKey,
         other => damaged(other.to_string()),
     })?;
     let mut key = Zeroizing::new(Vec::with_capacity(KEY_LEN + 1));
-    reader
-        .take(KEY_LEN as u64 + 1)
-        .read_to_end(&mut key)
-        .map_err(|e| damaged(e.to_string()))?;
+    reader.take(KEY_LEN as u64 + 1).read_to_end(&mut key).map_err(|e| damaged(e.to_string()))?;
     let bytes: [u8; KEY_LEN] = key
         .as_slice()
         .try_into()

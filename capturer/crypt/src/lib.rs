@@ -14,8 +14,7 @@ mod key;
 mod seal;
 
 pub use key::{
-    DataKey, Identities, NewIdentity, check_recipient, fingerprint, generate_identity, unwrap,
-    wrap,
+    DataKey, Identities, NewIdentity, check_recipient, fingerprint, generate_identity, unwrap, wrap,
 };
 pub use seal::{Opener, Sealer, TAG_LEN};
 
@@ -27,7 +26,9 @@ use sha2::{Digest, Sha256};
 #[non_exhaustive]
 pub enum CryptError {
     /// A recipient that is not an age X25519 public key.
-    #[error("`{text}` is not an age recipient ({why})\nhint: a recipient starts with age1 and is printed by `lifeboat keygen`")]
+    #[error(
+        "`{text}` is not an age recipient ({why})\nhint: a recipient starts with age1 and is printed by `lifeboat keygen`"
+    )]
     Recipient {
         /// What was given, shortened.
         text: String,
@@ -35,19 +36,27 @@ pub enum CryptError {
         why: String,
     },
     /// No recipient at all.
-    #[error("no recipient\nhint: name at least one age1… recipient, or set encrypt = \"none\" on purpose")]
+    #[error(
+        "no recipient\nhint: name at least one age1… recipient, or set encrypt = \"none\" on purpose"
+    )]
     NoRecipient,
     /// An identity file that holds none.
-    #[error("the key file holds no age identity ({why})\nhint: it needs a line AGE-SECRET-KEY-1…, as `lifeboat keygen` writes it")]
+    #[error(
+        "the key file holds no age identity ({why})\nhint: it needs a line AGE-SECRET-KEY-1…, as `lifeboat keygen` writes it"
+    )]
     Identity {
         /// What age says.
         why: String,
     },
     /// None of the identities opens the dump.
-    #[error("none of the given keys opens this dump\nhint: compare the fingerprints that `lifeboat list` prints with the recipient of your key file")]
+    #[error(
+        "none of the given keys opens this dump\nhint: compare the fingerprints that `lifeboat list` prints with the recipient of your key file"
+    )]
     WrongKey,
     /// The wrapped key is damaged.
-    #[error("the wrapped data key is damaged ({why})\nhint: `lifeboat verify` shows what else is; the dump holds a second header")]
+    #[error(
+        "the wrapped data key is damaged ({why})\nhint: `lifeboat verify` shows what else is; the dump holds a second header"
+    )]
     Wrapped {
         /// What age says.
         why: String,

@@ -155,10 +155,8 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
             missing_pages: u32::try_from(piece.counts.unreadable).unwrap_or(u32::MAX),
             payload_crc: 0,
         };
-        let tag = self
-            .seal
-            .seal(header.seq, &header.aad(), payload)
-            .map_err(|_| EngineError::Seal)?;
+        let tag =
+            self.seal.seal(header.seq, &header.aad(), payload).map_err(|_| EngineError::Seal)?;
         let tag = tag.as_ref().map_or(&[][..], |t| &t[..]);
         header.payload_crc = crc_of(payload, tag);
         let sink = &mut self.sink;

@@ -47,12 +47,8 @@ pub trait Seal {
     ///
     /// # Errors
     /// [`SealFault`].
-    fn seal(
-        &self,
-        seq: u64,
-        aad: &[u8],
-        payload: &mut [u8],
-    ) -> Result<Option<[u8; 16]>, SealFault>;
+    fn seal(&self, seq: u64, aad: &[u8], payload: &mut [u8])
+    -> Result<Option<[u8; 16]>, SealFault>;
 
     /// The commit record's tag; zeros without a cipher.
     ///

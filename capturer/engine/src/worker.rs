@@ -181,7 +181,8 @@ impl Worker {
         let end = HEAD + self.data * PAGE;
         let count = u32::try_from(self.runs.len()).map_err(|_| EngineError::Seal)?;
         let head = self.buf.get_mut(start..HEAD).unwrap_or_default();
-        let bytes = count.to_le_bytes().into_iter().chain(self.runs.iter().flat_map(|r| r.encode()));
+        let bytes =
+            count.to_le_bytes().into_iter().chain(self.runs.iter().flat_map(|r| r.encode()));
         for (to, from) in head.iter_mut().zip(bytes) {
             *to = from;
         }

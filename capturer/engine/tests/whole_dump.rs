@@ -183,11 +183,19 @@ fn take(setup: &Setup) -> Taken {
     frames.begin().unwrap();
     let mut workers: Vec<Worker> =
         (0..setup.workers).map(|_| Worker::new(setup.level, setup.chunk_pages).unwrap()).collect();
-    frames.text(ChunkKind::Log, &b"a line of the log\n".repeat(40_000), workers[0].scratch()).unwrap();
+    frames
+        .text(ChunkKind::Log, &b"a line of the log\n".repeat(40_000), workers[0].scratch())
+        .unwrap();
     let frames = Mutex::new(frames);
     let cursor = Cursor::new(&setup.ranges);
     let ticks = Ticks(AtomicU64::new(setup.ticks));
-    let job = Job { kind: ChunkKind::Memory, device: 0, name: "memory", cursor: &cursor, monitor: &ticks };
+    let job = Job {
+        kind: ChunkKind::Memory,
+        device: 0,
+        name: "memory",
+        cursor: &cursor,
+        monitor: &ticks,
+    };
     let results: Vec<_> = std::thread::scope(|scope| {
         let handles: Vec<_> = workers
             .iter_mut()
@@ -310,7 +318,11 @@ fn standard(seed: u64) -> Setup {
     Setup {
         seed,
         volume_len: 64 << 20,
-        ranges: vec![PageRange::new(256, 9000), PageRange::new(20_000, 20_001), PageRange::new(1 << 20, (1 << 20) + 777)],
+        ranges: vec![
+            PageRange::new(256, 9000),
+            PageRange::new(20_000, 20_001),
+            PageRange::new(1 << 20, (1 << 20) + 777),
+        ],
         workers: 2,
         level: Some(1),
         chunk_pages: 64,
@@ -344,7 +356,12 @@ fn every_page_comes_back() {
 
 #[test]
 fn a_full_partition_ends_in_a_valid_partial_dump() {
-    let setup = Setup { volume_len: 16 << 20, ranges: vec![PageRange::new(0, 40_000)], level: None, ..standard(1) };
+    let setup = Setup {
+        volume_len: 16 << 20,
+        ranges: vec![PageRange::new(0, 40_000)],
+        level: None,
+        ..standard(1)
+    };
     let taken = take(&setup);
     assert_eq!(taken.stop.as_deref(), Some("the dump partition is full"));
     let (pages, texts) = read_back(&taken);
@@ -377,7 +394,12 @@ fn a_source_that_dies_leaves_what_was_read() {
 fn zero_pages_cost_next_to_nothing() {
     struct Nothing;
     impl PageRead for Nothing {
-        fn read(&mut self, _: Pfn, buf: &mut [u8], _: &mut dyn FnMut(usize)) -> Result<(), ReadFault> {
+        fn read(
+            &mut self,
+            _: Pfn,
+            buf: &mut [u8],
+            _: &mut dyn FnMut(usize),
+        ) -> Result<(), ReadFault> {
             buf.fill(0);
             Ok(())
         }
@@ -386,18 +408,34 @@ fn zero_pages_cost_next_to_nothing() {
     let file = tempfile::tempfile().unwrap();
     let queue = WriteQueue::new(file, QueueMode::Pwrite, 2, 64 << 10);
     let header = DumpHeader {
-        dump_id: [1; 16], volume_id: [0; 16], number: 1, created: 0, cipher: Cipher::Aes256Gcm,
-        chunk_pages: 64, release: [0; 72], reason: [0; 160], image: [0; 64],
+        dump_id: [1; 16],
+        volume_id: [0; 16],
+        number: 1,
+        created: 0,
+        cipher: Cipher::Aes256Gcm,
+        chunk_pages: 64,
+        release: [0; 72],
+        reason: [0; 160],
+        image: [0; 64],
     };
     let key = DataKey::mix(&[b"k"]);
     let mut frames = Frames::new(
-        Disk(DumpWriter::new(queue, 0, 1 << 30)), CryptSeal(Sealer::new(Some(&key))), &header, &[0; KEY_AREA_LEN],
+        Disk(DumpWriter::new(queue, 0, 1 << 30)),
+        CryptSeal(Sealer::new(Some(&key))),
+        &header,
+        &[0; KEY_AREA_LEN],
     );
     frames.begin().unwrap();
     let frames = Mutex::new(frames);
     let cursor = Cursor::new(&ranges);
     let ticks = Ticks(AtomicU64::new(u64::MAX));
-    let job = Job { kind: ChunkKind::Memory, device: 0, name: "memory", cursor: &cursor, monitor: &ticks };
+    let job = Job {
+        kind: ChunkKind::Memory,
+        device: 0,
+        name: "memory",
+        cursor: &cursor,
+        monitor: &ticks,
+    };
     capture(&mut Worker::new(Some(1), 64).unwrap(), &job, &mut Nothing, &frames).unwrap();
     let (memory, _) = frames.lock().unwrap().counts();
     assert_eq!((memory.zero, memory.data), (1 << 18, 0));

@@ -320,17 +320,17 @@ impl BootConfig {
         if bytes.len() > MAX_LEN {
             return Err(FormatError::NoSpace { what: WHAT });
         }
-        let text =
-            core::str::from_utf8(bytes).map_err(|_| FormatError::Checksum { what: WHAT })?;
+        let text = core::str::from_utf8(bytes).map_err(|_| FormatError::Checksum { what: WHAT })?;
         let body_len = text.trim_end_matches('\n').rfind('\n').map_or(0, |at| at + 1);
         let (body, last) =
             text.split_at_checked(body_len).ok_or(FormatError::Short { what: WHAT })?;
         if !body.starts_with(MAGIC_LINE) {
             return Err(FormatError::Magic { what: WHAT });
         }
-        let sum = last.trim_end_matches('\n').strip_prefix("crc32 ");
+        let sum = last.strip_prefix("crc32 ").and_then(|s| s.strip_suffix('\n'));
         let sum = sum.ok_or(FormatError::Short { what: WHAT })?;
-        if u32::from_str_radix(sum, 16) != Ok(crc32(body.as_bytes())) {
+        let digits = sum.len() == 8 && sum.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if !digits || u32::from_str_radix(sum, 16) != Ok(crc32(body.as_bytes())) {
             return Err(FormatError::Checksum { what: WHAT });
         }
         let mut cfg = Self::default();
@@ -363,10 +363,9 @@ impl BootConfig {
             }
             "memory" => self.memory = flag(value)?,
             "swap" => self.set_swap(value)?,
-            "target" => self
-                .targets
-                .push(Selector::parse(value)?)
-                .map_err(|_| "more than 16 targets")?,
+            "target" => {
+                self.targets.push(Selector::parse(value)?).map_err(|_| "more than 16 targets")?
+            }
             "codec" => {
                 self.zstd_level = match value.split_once(' ') {
                     None if value == "store" => None,
@@ -452,9 +451,8 @@ impl BootConfig {
         if self.targets.is_empty() {
             return Err("no target: there is nowhere to write the dump");
         }
-        let by_path = |s: &Selector| {
-            matches!(s, Selector::Path(_) | Selector::Label(_) | Selector::Uuid(_))
-        };
+        let by_path =
+            |s: &Selector| matches!(s, Selector::Path(_) | Selector::Label(_) | Selector::Uuid(_));
         if self.targets.iter().any(by_path) {
             return Err("a target is named by partlabel, partuuid or parttype only");
         }

@@ -287,8 +287,7 @@ impl ChunkHeader {
             return Err(FormatError::Checksum { what: WHAT });
         }
         let bad = |field, value: u64| FormatError::Field { what: WHAT, field, value };
-        let kind =
-            ChunkKind::from_u8(raw.kind).ok_or_else(|| bad("kind", u64::from(raw.kind)))?;
+        let kind = ChunkKind::from_u8(raw.kind).ok_or_else(|| bad("kind", u64::from(raw.kind)))?;
         let codec = match raw.codec {
             0 => Codec::Store,
             1 => Codec::Zstd,
@@ -447,8 +446,7 @@ impl IndexHead {
         {
             return Err(FormatError::Field { what: INDEX, field: "count", value: count.into() });
         }
-        let head =
-            Self { prev: ByteOff(raw.prev.get()), first_seq: raw.first_seq.get(), count };
+        let head = Self { prev: ByteOff(raw.prev.get()), first_seq: raw.first_seq.get(), count };
         Ok((head, entries))
     }
 }
@@ -528,11 +526,10 @@ impl IndexEntry {
     /// [`FormatError::Field`] for an unknown kind or a place that cannot be.
     pub fn decode(bytes: &[u8; INDEX_ENTRY_LEN]) -> Result<Self, FormatError> {
         const ENTRY: &str = "index entry";
-        let raw = RawEntry::read_from_bytes(bytes)
-            .map_err(|_| FormatError::Short { what: ENTRY })?;
+        let raw =
+            RawEntry::read_from_bytes(bytes).map_err(|_| FormatError::Short { what: ENTRY })?;
         let bad = |field, value: u64| FormatError::Field { what: ENTRY, field, value };
-        let kind =
-            ChunkKind::from_u8(raw.kind).ok_or_else(|| bad("kind", u64::from(raw.kind)))?;
+        let kind = ChunkKind::from_u8(raw.kind).ok_or_else(|| bad("kind", u64::from(raw.kind)))?;
         if !raw.offset.get().is_multiple_of(CHUNK_ALIGN as u64) {
             return Err(bad("offset", raw.offset.get()));
         }

@@ -8,7 +8,8 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
-    BLOCK, BLOCK_U32, FORMAT_VERSION, FormatError, Id, PAGE, check_block, crc32, field_text, seal_block,
+    BLOCK, BLOCK_U32, FORMAT_VERSION, FormatError, Id, PAGE, check_block, crc32, field_text,
+    seal_block,
 };
 
 /// First bytes of a dump.
@@ -251,8 +252,8 @@ impl<'a> KeyArea<'a> {
     /// # Errors
     /// [`FormatError`], naming what is wrong.
     pub fn decode(bytes: &'a [u8; KEY_AREA_LEN]) -> Result<Self, FormatError> {
-        let (raw, _) = RawKeys::read_from_prefix(bytes)
-            .map_err(|_| FormatError::Short { what: KEY_WHAT })?;
+        let (raw, _) =
+            RawKeys::read_from_prefix(bytes).map_err(|_| FormatError::Short { what: KEY_WHAT })?;
         if raw.magic != KEY_MAGIC {
             return Err(FormatError::Magic { what: KEY_WHAT });
         }
@@ -261,7 +262,8 @@ impl<'a> KeyArea<'a> {
         if crc32(body) != u32::from_le_bytes(*tail) {
             return Err(FormatError::Checksum { what: KEY_WHAT });
         }
-        let bad = |field, value: u32| FormatError::Field { what: KEY_WHAT, field, value: value.into() };
+        let bad =
+            |field, value: u32| FormatError::Field { what: KEY_WHAT, field, value: value.into() };
         let count = raw.count.get() as usize;
         if count > MAX_RECIPIENTS {
             return Err(bad("count", raw.count.get()));

@@ -77,8 +77,7 @@ impl<'a> MetaWriter<'a> {
         let full = FormatError::NoSpace { what: "meta chunk" };
         let value_len: usize = parts.clone().map(<[u8]>::len).sum();
         let padded = value_len.next_multiple_of(8);
-        let space =
-            self.buf.get_mut(self.len..self.len + RECORD_HEAD + padded).ok_or(full)?;
+        let space = self.buf.get_mut(self.len..self.len + RECORD_HEAD + padded).ok_or(full)?;
         space.fill(0);
         let (head, mut value) = space.split_at_mut_checked(RECORD_HEAD).ok_or(full)?;
         let len = u32::try_from(value_len).map_err(|_| full)?;

@@ -192,7 +192,9 @@ impl SlotRecord {
         data_end: u64,
     ) -> Result<Option<Self>, FormatError> {
         match copies.map(|c| Self::decode(c, volume_id, data_end)) {
-            [Ok(Some(a)), Ok(Some(b))] => Ok(Some(if a.generation >= b.generation { a } else { b })),
+            [Ok(Some(a)), Ok(Some(b))] => {
+                Ok(Some(if a.generation >= b.generation { a } else { b }))
+            }
             [Ok(Some(one)), _] | [_, Ok(Some(one))] => Ok(Some(one)),
             [Ok(None), Ok(None)] => Ok(None),
             [Err(e), _] | [_, Err(e)] => Err(e),

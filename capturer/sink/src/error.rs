@@ -17,16 +17,24 @@ pub enum VolumeError {
         source: io::Error,
     },
     /// There is no superblock of ours.
-    #[error("no Lifeboat superblock: this is not a dump volume\nhint: `lifeboat format` makes one, and destroys what is there")]
+    #[error(
+        "no Lifeboat superblock: this is not a dump volume\nhint: `lifeboat format` makes one, and destroys what is there"
+    )]
     NotOurs,
     /// The superblock is damaged or of another version.
-    #[error("{0}\nhint: the volume was overwritten or damaged; read what is left with `lifeboat list`, then format it anew")]
+    #[error(
+        "{0}\nhint: the volume was overwritten or damaged; read what is left with `lifeboat list`, then format it anew"
+    )]
     Superblock(FormatError),
     /// The two superblocks differ.
-    #[error("the two superblocks differ: something wrote to this volume\nhint: if its dumps are pulled, run `lifeboat format` again")]
+    #[error(
+        "the two superblocks differ: something wrote to this volume\nhint: if its dumps are pulled, run `lifeboat format` again"
+    )]
     Backup,
     /// The partition is not where the superblock says.
-    #[error("the superblock was made for a partition of {want_len} bytes at byte {want_start}, but this one has {len} bytes at byte {start}\nhint: the partition was moved, resized or copied; run `lifeboat format` on it again")]
+    #[error(
+        "the superblock was made for a partition of {want_len} bytes at byte {want_start}, but this one has {len} bytes at byte {start}\nhint: the partition was moved, resized or copied; run `lifeboat format` on it again"
+    )]
     Moved {
         /// Recorded start, bytes.
         want_start: u64,
@@ -38,13 +46,17 @@ pub enum VolumeError {
         len: u64,
     },
     /// A guard area is not zero.
-    #[error("foreign data at byte {at} of the volume: something else uses this partition\nhint: find out what wrote there; if the partition is ours, run `lifeboat format` again")]
+    #[error(
+        "foreign data at byte {at} of the volume: something else uses this partition\nhint: find out what wrote there; if the partition is ours, run `lifeboat format` again"
+    )]
     Foreign {
         /// First byte that is not zero.
         at: u64,
     },
     /// Too small.
-    #[error("{len} bytes are too few for a dump volume, it needs at least {need}\nhint: give it a larger partition")]
+    #[error(
+        "{len} bytes are too few for a dump volume, it needs at least {need}\nhint: give it a larger partition"
+    )]
     TooSmall {
         /// Length found, bytes.
         len: u64,
@@ -52,7 +64,9 @@ pub enum VolumeError {
         need: u64,
     },
     /// No room for a further dump.
-    #[error("no room for another dump: {dumps} of {max} dumps kept, largest gap {gap} bytes\nhint: pull the old dumps and clear them with `lifeboat clear`")]
+    #[error(
+        "no room for another dump: {dumps} of {max} dumps kept, largest gap {gap} bytes\nhint: pull the old dumps and clear them with `lifeboat clear`"
+    )]
     Full {
         /// Dumps kept.
         dumps: u32,
@@ -62,7 +76,9 @@ pub enum VolumeError {
         gap: u64,
     },
     /// A slot cannot be read: what it protects is unknown.
-    #[error("slot {slot} is damaged ({why}): what it protects is not known, so nothing is written\nhint: save the volume with dd, then format it anew")]
+    #[error(
+        "slot {slot} is damaged ({why}): what it protects is not known, so nothing is written\nhint: save the volume with dd, then format it anew"
+    )]
     Slot {
         /// Number of the slot.
         slot: u32,

@@ -131,11 +131,7 @@ impl<D: BlockDev> Volume<D> {
                 .read_at(SlotRecord::offset(slot, 1).0, &mut b)
                 .map_err(io("reading the slot table"))?;
             let data_end = self.superblock.data_end().0;
-            self.slots.push(SlotRecord::newest(
-                [&a, &b],
-                &self.superblock.volume_id,
-                data_end,
-            ));
+            self.slots.push(SlotRecord::newest([&a, &b], &self.superblock.volume_id, data_end));
         }
         Ok(())
     }

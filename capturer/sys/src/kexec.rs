@@ -22,11 +22,7 @@ const ON_CRASH: libc::c_ulong = 0x2;
 /// not fit or nothing is reserved, `ENOEXEC` for a kernel that it cannot load,
 /// `EKEYREJECTED`/`ENOKEY` for an unsigned one under lockdown; `EINVAL` for a
 /// command line with a NUL.
-pub fn load_crash(
-    kernel: BorrowedFd<'_>,
-    initrd: BorrowedFd<'_>,
-    cmdline: &str,
-) -> io::Result<()> {
+pub fn load_crash(kernel: BorrowedFd<'_>, initrd: BorrowedFd<'_>, cmdline: &str) -> io::Result<()> {
     let cmdline = CString::new(cmdline).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let bytes = cmdline.as_bytes_with_nul();
     // SAFETY: both descriptors are open for the call's length, and the pointer
