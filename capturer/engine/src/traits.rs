@@ -10,7 +10,8 @@ pub struct ReadFault(pub io::Error);
 
 /// Pages of memory or of a swap device. One reader a worker.
 pub trait PageRead {
-    /// Fills `buf`, whole pages from `first`. A page that cannot be read is told
+    /// Fills `buf`, whole pages from `first`; `buf` starts at a multiple of 4096 of
+    /// our own memory. A page that cannot be read is told
     /// to `bad` by its index in `buf`; its bytes are then of no meaning.
     ///
     /// # Errors

@@ -75,8 +75,12 @@ pub struct Job<'a> {
 /// A worker's memory: one chunk, its runs, its compressor.
 pub struct Worker {
     scratch: Scratch,
-    /// `[HEAD | data pages]`; the run table is written to end where the data starts.
+    /// `[slack | HEAD | data pages | slack]`; the run table is written to end where
+    /// the data starts, and the data starts at a page boundary of our own memory, so
+    /// that a reader may use O_DIRECT.
     buf: Vec<u8>,
+    /// Where the data starts in `buf`.
+    origin: usize,
     runs: Vec<Run>,
     data: usize,
     capacity: usize,
@@ -92,9 +96,13 @@ impl Worker {
     pub fn new(level: Option<i32>, chunk_pages: u32) -> Result<Self, EngineError> {
         let capacity = (chunk_pages.clamp(1, MAX_CHUNK_PAGES) as usize).max(BATCH);
         let raw = HEAD + capacity * PAGE;
+        let buf = vec![0; raw + PAGE];
+        // The vector never grows, so its address stays.
+        let origin = HEAD + buf.as_ptr().wrapping_add(HEAD).align_offset(PAGE);
         Ok(Self {
             scratch: Scratch::new(level, raw.max(TEXT_PART))?,
-            buf: vec![0; raw],
+            buf,
+            origin,
             runs: Vec::with_capacity(MAX_RUNS),
             data: 0,
             capacity,
@@ -137,7 +145,7 @@ impl Worker {
         first: Pfn,
         pages: usize,
     ) -> Result<(), crate::ReadFault> {
-        let start = HEAD + self.data * PAGE;
+        let start = self.origin + self.data * PAGE;
         let mut bad = [false; BATCH];
         let space = self.buf.get_mut(start..start + pages * PAGE).unwrap_or_default();
         reader.read(first, space, &mut |index| {
@@ -156,7 +164,7 @@ impl Worker {
                 PageClass::Data
             };
             if class == PageClass::Data {
-                let to = HEAD + self.data * PAGE;
+                let to = self.origin + self.data * PAGE;
                 if to != from {
                     self.buf.copy_within(from..from + PAGE, to);
                 }
@@ -177,10 +185,10 @@ impl Worker {
             return Ok(());
         }
         let table = 4 + self.runs.len() * RUN_LEN;
-        let start = HEAD - table;
-        let end = HEAD + self.data * PAGE;
+        let start = self.origin - table;
+        let end = self.origin + self.data * PAGE;
         let count = u32::try_from(self.runs.len()).map_err(|_| EngineError::Seal)?;
-        let head = self.buf.get_mut(start..HEAD).unwrap_or_default();
+        let head = self.buf.get_mut(start..self.origin).unwrap_or_default();
         let bytes =
             count.to_le_bytes().into_iter().chain(self.runs.iter().flat_map(|r| r.encode()));
         for (to, from) in head.iter_mut().zip(bytes) {

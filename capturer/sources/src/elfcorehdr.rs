@@ -181,7 +181,7 @@ impl ElfHead {
         };
         half("e_type", 16, Some(4))?;
         let machine = half("e_machine", 18, None)?;
-        half("e_phentsize", 54, Some(PHDR_LEN as u16))?;
+        half("e_phentsize", 54, Some(56))?;
         let phnum = half("e_phnum", 56, None)?;
         if phnum == 0 || phnum == u16::MAX {
             return Err(ElfError::Field { field: "e_phnum", value: u64::from(phnum) });
@@ -364,10 +364,7 @@ pub(crate) mod tests {
             load 100000 2ff00000 100000
             load 30000000 4d00 30000000
             load 1000 9ec00 1000";
-        assert_eq!(
-            pages(text),
-            [(1, 0xa0), (0x100, 0x30005), (0x10_0000, 0x10_0200)]
-        );
+        assert_eq!(pages(text), [(1, 0xa0), (0x100, 0x30005), (0x10_0000, 0x10_0200)]);
     }
 
     #[test]

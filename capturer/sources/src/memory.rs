@@ -43,7 +43,7 @@ impl SourceKind {
 #[non_exhaustive]
 pub enum OpenError {
     /// Opening or reading failed.
-    #[error("{path}: {what}: {source}\nhint: {}", io_hint(source))]
+    #[error("{}: {what}: {source}\nhint: {}", .path.display(), io_hint(.source))]
     Io {
         /// What was being done.
         what: &'static str,
@@ -53,7 +53,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The ELF header is not usable.
-    #[error("{path}: {source}\nhint: {}", elf_hint(source))]
+    #[error("{}: {source}\nhint: {}", .path.display(), elf_hint(.source))]
     Elf {
         /// Of what.
         path: PathBuf,
@@ -61,10 +61,12 @@ pub enum OpenError {
         source: ElfError,
     },
     /// The kernel's command line has no usable `elfcorehdr=`.
-    #[error("no usable elfcorehdr= on the kernel command line\nhint: this kernel was not started by a crash; a crash kernel loaded with kexec_file_load(2) gets it from the kernel")]
+    #[error(
+        "no usable elfcorehdr= on the kernel command line\nhint: this kernel was not started by a crash; a crash kernel loaded with kexec_file_load(2) gets it from the kernel"
+    )]
     NoElfcorehdr,
     /// There is no memory to capture.
-    #[error("{path}: the header describes no memory\nhint: the header is damaged, or the crash kernel was loaded by a tool that left it empty")]
+    #[error("{}: the header describes no memory\nhint: the header is damaged, or the crash kernel was loaded by a tool that left it empty", .path.display())]
     NoMemory {
         /// Of what.
         path: PathBuf,
@@ -146,17 +148,17 @@ pub(crate) struct Segment {
 pub(crate) fn disjoint(mut ram: Vec<Segment>, mut alias: Vec<Segment>) -> Vec<Segment> {
     sweep(&mut ram);
     sweep(&mut alias);
-    let mut out = Vec::with_capacity(ram.len());
+    let mut out: Vec<Segment> = Vec::with_capacity(ram.len());
     let mut rest = ram.iter().copied().peekable();
     for mut extra in alias {
+        // A RAM segment taken for an earlier alias may reach over this one.
+        if let Some(last) = out.last() {
+            extra = from(extra, last.end);
+        }
         while let Some(r) = rest.next_if(|r| r.start < extra.end) {
             push_part(&mut out, extra, r.start);
             extra = from(extra, r.end);
             out.push(r);
-        }
-        // The last RAM segment taken may reach over this alias and the next ones.
-        if let Some(last) = out.last() {
-            extra = from(extra, last.end);
         }
         push_part(&mut out, extra, extra.end);
     }
@@ -476,10 +478,9 @@ pub fn open_auto(which: MemorySource) -> Result<(AnyMemory, Option<OpenError>), 
             Ok(memory) => Ok((AnyMemory::Oldmem(memory), None)),
             Err(oldmem) => match Vmcore::open_proc() {
                 Ok(memory) => Ok((AnyMemory::Vmcore(memory), Some(oldmem))),
-                Err(vmcore) => Err(OpenError::All {
-                    oldmem: Box::new(oldmem),
-                    vmcore: Box::new(vmcore),
-                }),
+                Err(vmcore) => {
+                    Err(OpenError::All { oldmem: Box::new(oldmem), vmcore: Box::new(vmcore) })
+                }
             },
         },
     }

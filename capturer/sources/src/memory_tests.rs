@@ -60,11 +60,8 @@ const TEXT: u64 = 0xffff_ffff_8100_0000;
 fn reads_memory_notes_and_holes_of_a_file() {
     let mut notes = note("CORE", 1, &[3; 336]);
     notes.extend(note("VMCOREINFO", 0, b"OSRELEASE=6.1.0\n"));
-    let bytes = vmcore(
-        &[(0x1000, 0x9000, 0), (0x3000, 0x2000, TEXT), (0x10000, 0x3000, 0)],
-        &notes,
-        0,
-    );
+    let bytes =
+        vmcore(&[(0x1000, 0x9000, 0), (0x3000, 0x2000, TEXT), (0x10000, 0x3000, 0)], &notes, 0);
     let f = file(&bytes);
     let mem = Vmcore::open_file(f.path()).unwrap();
     assert_eq!(mem.kind(), SourceKind::File);

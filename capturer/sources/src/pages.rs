@@ -21,13 +21,17 @@ pub const MAX_RETRIES: u32 = 64;
 #[non_exhaustive]
 pub enum ReadError {
     /// The buffer is not whole pages, or not aligned to a page as direct I/O demands.
-    #[error("the page buffer is {len} bytes, or not aligned to 4096\nhint: this is a defect of Lifeboat; please report it")]
+    #[error(
+        "the page buffer is {len} bytes, or not aligned to 4096\nhint: this is a defect of Lifeboat; please report it"
+    )]
     Buffer {
         /// Its length, bytes.
         len: usize,
     },
     /// The source as a whole does not answer any more.
-    #[error("the source is gone (error {errno}) at byte {offset}\nhint: the device vanished or its driver failed; the console of the crash kernel says more")]
+    #[error(
+        "the source is gone (error {errno}) at byte {offset}\nhint: the device vanished or its driver failed; the console of the crash kernel says more"
+    )]
     Gone {
         /// The error number.
         errno: i32,
@@ -121,7 +125,11 @@ fn read_page(src: &impl ReadAt, offset: u64, page: &mut [u8]) -> Result<bool, Fa
 }
 
 /// Reads a piece of a page; `false` when it cannot be read.
-pub(crate) fn read_piece(src: &impl ReadAt, offset: u64, buf: &mut [u8]) -> Result<bool, ReadError> {
+pub(crate) fn read_piece(
+    src: &impl ReadAt,
+    offset: u64,
+    buf: &mut [u8],
+) -> Result<bool, ReadError> {
     read_page(src, offset, buf).map_err(|fault| match fault {
         Fault::Gone(errno) => ReadError::Gone { errno, offset },
         Fault::Page => ReadError::Gone { errno: Errno::IO.raw_os_error(), offset },
@@ -230,7 +238,7 @@ pub(crate) mod tests {
             let Some(hit) = hit else { return whole(buf) };
             let good = usize::try_from((hit * 4096).saturating_sub(offset)).unwrap();
             match self.style {
-                Style::Torn if offset % 4096 == 0 => whole(&mut buf[..good + 512]),
+                Style::Torn if offset.is_multiple_of(4096) => whole(&mut buf[..good + 512]),
                 Style::Short | Style::End | Style::Torn if good > 0 => whole(&mut buf[..good]),
                 Style::End => Ok(0),
                 _ => Err(self.errno.into()),
@@ -273,12 +281,7 @@ pub(crate) mod tests {
     #[test]
     fn a_source_that_is_gone_is_an_error_and_not_bad_pages() {
         for errno in [Errno::BADF, Errno::NODEV] {
-            let src = Faulty {
-                bad: [20].into(),
-                style: Style::Whole,
-                calls: Cell::new(0),
-                errno,
-            };
+            let src = Faulty { bad: [20].into(), style: Style::Whole, calls: Cell::new(0), errno };
             let mut buf = vec![0; 64 * PAGE];
             let got = read_run(&src, 0, &mut buf, &mut |_| panic!("no page is bad"));
             let errno = errno.raw_os_error();
@@ -301,8 +304,12 @@ pub(crate) mod tests {
 
     #[test]
     fn odd_buffers_are_refused() {
-        let src =
-            Faulty { bad: BTreeSet::new(), style: Style::End, calls: Cell::new(0), errno: Errno::IO };
+        let src = Faulty {
+            bad: BTreeSet::new(),
+            style: Style::End,
+            calls: Cell::new(0),
+            errno: Errno::IO,
+        };
         assert_eq!(
             read_run(&src, 0, &mut [0; 100], &mut |_| ()),
             Err(ReadError::Buffer { len: 100 })

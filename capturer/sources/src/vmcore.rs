@@ -47,11 +47,7 @@ fn proc_segment(load: &ProgramHeader) -> Segment {
     let before = load.paddr % page;
     let end = (load.paddr + load.memsz).next_multiple_of(page);
     if load.offset % page != before {
-        return Segment {
-            start: load.paddr,
-            end: load.paddr + load.memsz,
-            offset: load.offset,
-        };
+        return Segment { start: load.paddr, end: load.paddr + load.memsz, offset: load.offset };
     }
     Segment { start: load.paddr - before, end, offset: load.offset - before }
 }

@@ -1,2 +1,75 @@
-//! Placeholder until the first part lands.
-fn main() {}
+//! PID 1 of the crash kernel: takes the dump and restarts the machine.
+//!
+//! It never returns. It runs phases in a fixed order ([`phase::Phase`]), prints
+//! one plain line for each, and whatever goes wrong ends in the profile's
+//! failure action: by an error, by the panic hook, by the supervisor thread when
+//! the deadline passes, by a hardware watchdog when nothing moves, and by
+//! `panic=` on the command line when the kernel itself gives up. It refuses to
+//! write to a volume whose guard does not hold, and to trust anything that it
+//! reads from old memory.
+#![forbid(unsafe_code)]
+
+mod capture;
+mod config;
+mod console;
+mod devices;
+mod fault;
+mod head;
+mod led;
+mod mounts;
+mod phase;
+mod power;
+mod supervisor;
+mod swap;
+mod target;
+
+use console::say;
+use phase::{Journal, Phase};
+use power::Power;
+use supervisor::Supervisor;
+
+fn main() -> ! {
+    let journal = Journal::start();
+    power::install_panic_hook();
+    say!("Lifeboat {} in the crash kernel", env!("CARGO_PKG_VERSION"));
+    let result = run(&journal);
+    match &result {
+        Ok(action) => {
+            say!("done after {} ms: {}", journal.elapsed_ms(), power::name(*action));
+            Power::end(*action)
+        }
+        Err(why) => {
+            say!("FAILED in phase {}: {}", journal.phase().name(), why);
+            let action = power::failure_action();
+            say!("after {} ms: {}", journal.elapsed_ms(), power::name(action));
+            Power::end(action)
+        }
+    }
+}
+
+/// A failure that ends the run. Its text is one console line (or a few).
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn run(journal: &Journal) -> Result<lifeboat_format::bootcfg::Action, Failure> {
+    journal.enter(Phase::Mounts);
+    mounts::mount_all()?;
+    Power::prepare();
+    let supervisor = Supervisor::start(journal)?;
+    let config = config::load()?;
+    power::set_failure_action(config.failure);
+    supervisor.set_deadline(config.deadline_s);
+    supervisor.start_watchdog(&config);
+    let led = led::StatusLed::open(config.led.as_ref());
+    led.set(true);
+    say!(
+        "mounts: board {}, deadline {} s, watchdog {}",
+        config.board,
+        config.deadline_s,
+        supervisor.watchdog_text()
+    );
+    fault::inject(&config, Phase::Mounts);
+    let action = config.action;
+    capture::run(&config, journal, &supervisor)?;
+    led.set(false);
+    Ok(action)
+}

@@ -1,0 +1,202 @@
+//! What stands at the head of a dump: its identity, its key, the log, the tables.
+
+use std::time::{Duration, Instant};
+
+use heapless::String as Fixed;
+use lifeboat_crypt::{DataKey, fingerprint, header_digest, wrap};
+use lifeboat_format::bootcfg::{BootConfig, MAX_LEN};
+use lifeboat_format::header::{KEY_AREA_LEN, MAX_RECIPIENTS};
+use lifeboat_format::meta::{MetaWriter, SwapDevice, Tag};
+use lifeboat_format::{Cipher, DumpHeader, Id, KeyArea, PAGE, text_field};
+use lifeboat_sources::paging::{AddressSpace, VirtReader};
+use lifeboat_sources::vmcoreinfo::VmcoreInfo;
+use lifeboat_sources::{AnyMemory, OldMemory, kmsg, notes};
+use rustix::rand::{GetRandomFlags, getrandom};
+use zeroize::Zeroizing;
+
+use crate::Failure;
+use crate::capture::now;
+use crate::console::say;
+use crate::swap::Swaps;
+use crate::target::Target;
+
+/// Bytes of log text that are kept, the newest.
+const LOG_MAX: usize = 2 << 20;
+/// How long to wait for the kernel's random generator.
+const RANDOM_WAIT: Duration = Duration::from_secs(10);
+
+/// Everything that is written before the first page.
+pub(crate) struct Head {
+    pub(crate) header: DumpHeader,
+    pub(crate) keys: Box<[u8; KEY_AREA_LEN]>,
+    pub(crate) key: Option<DataKey>,
+    pub(crate) log: String,
+    pub(crate) meta: Vec<u8>,
+}
+
+impl Head {
+    /// Gathers it. Only a missing key is fatal: log and release are optional and
+    /// depend on the dead kernel's structures.
+    pub(crate) fn gather(
+        config: &BootConfig,
+        memory: &AnyMemory,
+        swaps: &Swaps,
+        target: &Target,
+    ) -> Result<Self, Failure> {
+        let info = notes::vmcoreinfo(memory.notes()).map(VmcoreInfo::new);
+        if info.is_none() {
+            say!("head: no VMCOREINFO among the notes");
+        }
+        let log = match info.as_ref() {
+            Some(info) => read_log(info, memory),
+            None => String::new(),
+        };
+        let release = info.as_ref().and_then(VmcoreInfo::osrelease).unwrap_or_default();
+        let mut dump_id: Id = [0; 16];
+        let random = random_bytes()?;
+        let mut entropy = Zeroizing::new([0u8; 32]);
+        split(&random, &mut dump_id, &mut entropy);
+        let header = DumpHeader {
+            dump_id,
+            volume_id: target.volume.superblock().volume_id,
+            number: target.plan.number,
+            created: now(),
+            cipher: if config.encrypt { Cipher::Aes256Gcm } else { Cipher::None },
+            chunk_pages: config.chunk_pages,
+            release: text_field(release),
+            reason: text_field(kmsg::panic_reason(&log)),
+            image: text_field(&config.image),
+        };
+        let key = config.encrypt.then(|| data_key(config, &entropy, &dump_id));
+        let keys = wrap_key(config, key.as_ref())?;
+        let meta = tables(config, &header, memory, swaps)?;
+        Ok(Self { header, keys, key, log, meta })
+    }
+
+    /// The reason, for the console.
+    pub(crate) fn reason(&self) -> &str {
+        match self.header.reason_text() {
+            "" => "reason unknown",
+            text => text,
+        }
+    }
+}
+
+fn read_log(info: &VmcoreInfo<'_>, memory: &AnyMemory) -> String {
+    match render_log(info, memory) {
+        Ok(log) => log,
+        Err(why) => {
+            say!("head: the log cannot be read: {why}");
+            String::new()
+        }
+    }
+}
+
+fn render_log(info: &VmcoreInfo<'_>, memory: &AnyMemory) -> Result<String, Failure> {
+    let mut reader = memory.reader()?;
+    let mut virt = VirtReader::new(AddressSpace::new(info)?, &mut reader);
+    let mut buf = vec![0u8; LOG_MAX];
+    let rendered = kmsg::render(info, &mut virt, &mut buf)?;
+    if rendered.cut > 0 {
+        say!("head: the log's oldest {} records did not fit", rendered.cut);
+    }
+    buf.truncate(rendered.len);
+    Ok(String::from_utf8(buf)?)
+}
+
+/// 48 bytes of the kernel's generator, once it says that it is seeded. Its 32 for the
+/// key are mixed with the seed from arming, so a generator that stays unseeded is
+/// told of and survived only if there is such a seed (see `data_key`).
+fn random_bytes() -> Result<Zeroizing<[u8; 48]>, Failure> {
+    let mut out = Zeroizing::new([0u8; 48]);
+    let start = Instant::now();
+    loop {
+        match getrandom(&mut out[..], GetRandomFlags::NONBLOCK) {
+            Ok(48) => return Ok(out),
+            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR)
+                if start.elapsed() < RANDOM_WAIT =>
+            {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Ok(_) => return Err("the kernel's random generator gave too little".into()),
+            Err(e) => {
+                return Err(format!(
+                    "no random numbers after {} s: {e}; a key that could be guessed is no key",
+                    RANDOM_WAIT.as_secs()
+                )
+                .into());
+            }
+        }
+    }
+}
+
+fn split(random: &[u8; 48], id: &mut Id, entropy: &mut [u8; 32]) {
+    let (a, b) = random.split_at(16);
+    for (to, from) in id.iter_mut().zip(a) {
+        *to = *from;
+    }
+    for (to, from) in entropy.iter_mut().zip(b) {
+        *to = *from;
+    }
+}
+
+fn data_key(config: &BootConfig, entropy: &[u8; 32], dump_id: &Id) -> DataKey {
+    let seed = config.seed.as_ref().map_or(&[][..], |s| &s[..]);
+    let time = now().to_le_bytes();
+    DataKey::mix(&[entropy, seed, dump_id, &time])
+}
+
+fn wrap_key(
+    config: &BootConfig,
+    key: Option<&DataKey>,
+) -> Result<Box<[u8; KEY_AREA_LEN]>, Failure> {
+    let mut area = Box::new([0u8; KEY_AREA_LEN]);
+    let mut prints: heapless::Vec<[u8; 8], MAX_RECIPIENTS> = heapless::Vec::new();
+    let mut wrapped = Vec::new();
+    if let Some(key) = key {
+        let recipients: Vec<&str> = config.recipients.iter().map(|r| r.as_str()).collect();
+        wrapped = wrap(key, &recipients)?;
+        for r in recipients {
+            let _ = prints.push(fingerprint(r));
+        }
+    }
+    KeyArea::encode(&mut area, 0, &prints, &wrapped)?;
+    Ok(area)
+}
+
+/// The meta chunk's tables.
+fn tables(
+    config: &BootConfig,
+    header: &DumpHeader,
+    memory: &AnyMemory,
+    swaps: &Swaps,
+) -> Result<Vec<u8>, Failure> {
+    let mut text: Box<Fixed<MAX_LEN>> = Box::new(Fixed::new());
+    config.write(&mut *text, false).map_err(|_| "the boot configuration is too long")?;
+    let ranges = memory.ranges();
+    let room = memory.elfcorehdr().len() + text.len() + ranges.len() * 24 + swaps.list.len() * 1024;
+    let mut buf = vec![0u8; room + 4096];
+    let mut meta = MetaWriter::new(&mut buf);
+    let one = |bytes| std::iter::once(bytes);
+    let digest = header_digest(&header.encode());
+    meta.record(Tag::HeaderDigest, one(&digest[..]))?;
+    meta.record(Tag::Elfcorehdr, one(memory.elfcorehdr()))?;
+    if config.memory {
+        meta.ranges(ranges)?;
+    }
+    for source in &swaps.list {
+        meta.swap_device(&SwapDevice {
+            index: source.index(),
+            page_size: u32::try_from(PAGE).unwrap_or(4096),
+            bytes: source.bytes(),
+            text: source.describe(),
+        })?;
+    }
+    if !config.hostname.is_empty() {
+        meta.record(Tag::Hostname, one(config.hostname.as_bytes()))?;
+    }
+    meta.record(Tag::BootConfig, one(text.as_bytes()))?;
+    let len = meta.finish();
+    buf.truncate(len);
+    Ok(buf)
+}

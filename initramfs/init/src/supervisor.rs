@@ -1,0 +1,131 @@
+//! A thread that holds the deadline and feeds the watchdog.
+//!
+//! It touches no disk and takes no lock that the capture holds, so it runs on
+//! when the capture hangs.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use lifeboat_format::bootcfg::{BootConfig, Watchdog as Choice};
+use lifeboat_sys::watchdog::Watchdog;
+
+use crate::console::say;
+use crate::phase::Journal;
+use crate::power::{self, Power};
+
+/// Until the configuration is read: reading it takes well under a second.
+const EARLY_DEADLINE_MS: u64 = 120_000;
+const TICK: Duration = Duration::from_millis(200);
+
+struct Shared {
+    start: Instant,
+    deadline_ms: AtomicU64,
+    progress: AtomicU64,
+    watchdog: Mutex<Option<Watchdog>>,
+}
+
+/// Handle of the supervisor.
+pub(crate) struct Supervisor {
+    shared: Arc<Shared>,
+}
+
+impl Supervisor {
+    /// Starts the thread.
+    pub(crate) fn start(journal: &Journal) -> Result<Self, std::io::Error> {
+        let shared = Arc::new(Shared {
+            start: Instant::now(),
+            deadline_ms: AtomicU64::new(EARLY_DEADLINE_MS),
+            progress: AtomicU64::new(journal.progress()),
+            watchdog: Mutex::new(None),
+        });
+        let theirs = Arc::clone(&shared);
+        std::thread::Builder::new().name("supervisor".into()).spawn(move || watch(&theirs))?;
+        Ok(Self { shared })
+    }
+
+    /// Sets the deadline of the whole run, in seconds from the start.
+    pub(crate) fn set_deadline(&self, seconds: u32) {
+        self.shared.deadline_ms.store(u64::from(seconds) * 1000, Ordering::Relaxed);
+    }
+
+    /// Milliseconds that are left before the capture must come to its end, so that
+    /// committing it still fits: a tenth of the deadline, at most 60 s, is kept for that.
+    pub(crate) fn capture_ms_left(&self) -> u64 {
+        let deadline = self.shared.deadline_ms.load(Ordering::Relaxed);
+        let tail = (deadline / 10).min(60_000);
+        let now = u64::try_from(self.shared.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        deadline.saturating_sub(tail).saturating_sub(now)
+    }
+
+    /// Passes on that something moved: the watchdog is fed only then.
+    pub(crate) fn moved(&self, journal: &Journal, by: u64) {
+        journal.moved(by);
+        self.shared.progress.store(journal.progress(), Ordering::Relaxed);
+    }
+
+    /// Starts the watchdog that the configuration asks for.
+    pub(crate) fn start_watchdog(&self, config: &BootConfig) {
+        let path = match &config.watchdog {
+            Choice::None => None,
+            Choice::Auto => find_watchdog(),
+            Choice::Device(path) => Some(PathBuf::from(path.as_str())),
+        };
+        let Some(path) = path else { return };
+        match Watchdog::start(&path, config.watchdog_timeout_s) {
+            Ok(dog) => {
+                if let Ok(mut slot) = self.shared.watchdog.lock() {
+                    *slot = Some(dog);
+                }
+            }
+            Err(e) => say!("watchdog {}: {e}; going on without it", path.display()),
+        }
+    }
+
+    /// For the console.
+    pub(crate) fn watchdog_text(&self) -> String {
+        match self.shared.watchdog.lock().ok().and_then(|w| w.as_ref().map(Watchdog::timeout_s)) {
+            Some(seconds) => format!("{seconds} s"),
+            None => "none".to_owned(),
+        }
+    }
+}
+
+/// The first watchdog that is hardware, else the first at all.
+fn find_watchdog() -> Option<PathBuf> {
+    let mut names: Vec<_> =
+        std::fs::read_dir("/sys/class/watchdog").ok()?.flatten().map(|e| e.file_name()).collect();
+    names.sort();
+    let is_hardware = |name: &std::ffi::OsString| {
+        let file = Path::new("/sys/class/watchdog").join(name).join("identity");
+        std::fs::read_to_string(file).is_ok_and(|id| !id.contains("Software"))
+    };
+    let best = names.iter().find(|n| is_hardware(n)).or(names.first())?;
+    Some(Path::new("/dev").join(best))
+}
+
+fn watch(shared: &Shared) {
+    let mut fed_at = u64::MAX;
+    let mut last_feed = Instant::now();
+    loop {
+        std::thread::sleep(TICK);
+        let now = u64::try_from(shared.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if now >= shared.deadline_ms.load(Ordering::Relaxed) {
+            say!("DEADLINE: {now} ms since the start and not done");
+            let action = power::failure_action();
+            say!("{}", power::name(action));
+            Power::force(action);
+        }
+        let progress = shared.progress.load(Ordering::Relaxed);
+        if progress != fed_at && last_feed.elapsed() >= Duration::from_secs(1) {
+            fed_at = progress;
+            last_feed = Instant::now();
+            if let Ok(dog) = shared.watchdog.lock()
+                && let Some(dog) = dog.as_ref()
+            {
+                let _ = dog.feed();
+            }
+        }
+    }
+}
