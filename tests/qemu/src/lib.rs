@@ -1,1 +1,21 @@
-//! QEMU harness.
+//! QEMU harness: boots stock Debian kernels, arms them with the image under
+//! test, panics them, and compares what comes out of the dump with the memory
+//! and the disk that were there.
+//!
+//! It drives the built programs from outside, as an operator would, and shares
+//! no code with them: a fault on one side cannot hide on the other. What it
+//! needs and the project does not ship it fetches by name ([`provision`]).
+
+#![forbid(unsafe_code)]
+
+pub mod apt;
+pub mod console;
+pub mod cpio;
+pub mod disk;
+pub mod error;
+pub mod guest;
+pub mod machine;
+pub mod paths;
+pub mod pattern;
+pub mod provision;
+pub mod qmp;

@@ -1,0 +1,165 @@
+//! `lifeboat export`: the contents of a dump, in the forms that other tools read.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use super::opened::Source;
+use crate::cli::{
+    Export, ExportLog, ExportNotes, ExportSwap, ExportVmcore, ExportWhat, VmcoreFormat,
+};
+use crate::output::Output;
+use crate::ui::{self, Context as _, Ended, Failure, Outcome, progress, safe, warn};
+use lifeboat_field::dump::OpenDump;
+use lifeboat_field::export::kdump::Compression;
+use lifeboat_field::export::{Missing, Options, Report, Why, elf, kdump, swap};
+
+/// Exports what was asked for. Exit code 3 when the dump is not complete.
+pub(crate) fn run(args: &Export) -> Ended {
+    match &args.what {
+        ExportWhat::Vmcore(a) => vmcore(a),
+        ExportWhat::Swap(a) => swap(a),
+        ExportWhat::Log(a) => log(a),
+        ExportWhat::Notes(a) => notes(a),
+    }
+}
+
+fn log(args: &ExportLog) -> Ended {
+    let source = Source { dev: &args.dev, partition: args.partition.as_deref(), which: args.dump };
+    let out = args.output.as_deref().map(|p| Output::create(p, args.force)).transpose()?;
+    let dump = source.unlock(&args.identity)?;
+    let bytes = dump.log().context(&args.dev)?;
+    if bytes.is_empty() {
+        return Err(Failure::new("the dump holds no log")
+            .hint("the capturer could not read it; `lifeboat export vmcore` and `crash` may still find it"));
+    }
+    match out {
+        Some(out) => write_whole(out, args.output.as_deref().unwrap_or(Path::new("")), &bytes)?,
+        None => std::io::stdout().lock().write_all(&bytes).context("standard output")?,
+    }
+    Ok(Outcome::Good)
+}
+
+fn notes(args: &ExportNotes) -> Ended {
+    let source = Source { dev: &args.dev, partition: args.partition.as_deref(), which: args.dump };
+    let out = Output::create(&args.output, args.force)?;
+    let dump = source.unlock(&args.identity)?;
+    let bytes = dump.notes().context(&args.dev)?;
+    write_whole(out, &args.output, &bytes)?;
+    Ok(Outcome::Good)
+}
+
+fn vmcore(args: &ExportVmcore) -> Ended {
+    let source = Source { dev: &args.dev, partition: args.partition.as_deref(), which: args.dump };
+    let out = Output::create(&args.output, args.force)?;
+    let listing = args.missing.as_deref().map(|p| Output::create(p, args.force)).transpose()?;
+    let dump = source.unlock(&args.identity)?;
+    let bar = progress(0, "export");
+    let tell = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let options = Options { threads: 0, skip_damaged: args.skip_damaged, progress: Some(&tell) };
+    let report = match args.format {
+        VmcoreFormat::Elf => elf::write(&dump, out.file(), &options),
+        VmcoreFormat::Kdump => kdump::write(&dump, out.file(), Compression::Zlib, &options),
+        VmcoreFormat::KdumpZstd => kdump::write(&dump, out.file(), Compression::Zstd, &options),
+    };
+    bar.finish_and_clear();
+    let report = report.context(&args.dev)?;
+    finish(&dump, &report, out, &args.output, listing)
+}
+
+fn swap(args: &ExportSwap) -> Ended {
+    let source = Source { dev: &args.dev, partition: args.partition.as_deref(), which: args.dump };
+    let out = Output::create(&args.output, args.force)?;
+    let listing = args.missing.as_deref().map(|p| Output::create(p, args.force)).transpose()?;
+    let dump = source.unlock(&args.identity)?;
+    let device = swap_device(&dump, args.device)?;
+    let bar = progress(0, "export");
+    let tell = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let options = Options { threads: 0, skip_damaged: args.skip_damaged, progress: Some(&tell) };
+    let report = swap::write(&dump, device, out.file(), &options);
+    bar.finish_and_clear();
+    let report = report.context(&args.dev)?;
+    finish(&dump, &report, out, &args.output, listing)
+}
+
+/// The device that was named, or the only one.
+fn swap_device(dump: &OpenDump, named: Option<u16>) -> Result<u16, Failure> {
+    let devices = &dump.meta().swap;
+    match (named, devices.as_slice()) {
+        (Some(index), _) => Ok(index),
+        (None, [one]) => Ok(one.index),
+        (None, []) => Err(Failure::new("the dump holds no swap device")
+            .hint("`lifeboat list` shows what was captured; the profile or --swap decides")),
+        (None, several) => {
+            let list: Vec<String> = several
+                .iter()
+                .map(|d| format!("{} ({})", d.index, safe(d.text.lines().next().unwrap_or("?"))))
+                .collect();
+            Err(Failure::usage(format!("the dump holds {} swap devices", several.len()))
+                .hint(format!("choose one with --device: {}", list.join(", "))))
+        }
+    }
+}
+
+/// Names the files and says what is in them. Exit code 3 when pages are missing
+/// that were asked for; 1 would hide that there is something to look at.
+fn finish(
+    dump: &OpenDump,
+    report: &Report,
+    out: Output,
+    path: &Path,
+    listing: Option<Output>,
+) -> Ended {
+    if let Some(listing) = listing {
+        let mut text = Vec::new();
+        report.write_missing(&mut text).context("the list of missing pages")?;
+        let mut file = listing.file();
+        file.write_all(&text).context("the list of missing pages")?;
+        listing.finish()?;
+    }
+    out.finish()?;
+    for words in &report.warnings {
+        warn(safe(words));
+    }
+    println!(
+        "wrote {}: {}, {} pages with contents, {} zero, {} missing",
+        path.display(),
+        ui::bytes(report.len),
+        report.data_pages,
+        report.zero_pages,
+        report.missing_pages()
+    );
+    if !report.is_complete() {
+        let unreadable = report.missing.iter().filter(|m| m.why != Why::Excluded);
+        let pages: u64 = unreadable.map(|m| m.pages.pages()).sum();
+        warn(format!(
+            "{pages} pages that were asked for are not in the dump; --missing FILE lists them"
+        ));
+    }
+    Ok(completeness(dump, report))
+}
+
+fn write_whole(out: Output, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let mut file = out.file();
+    file.write_all(bytes).context(path.display())?;
+    out.finish()?;
+    println!("wrote {}: {}", path.display(), ui::bytes(bytes.len() as u64));
+    Ok(())
+}
+
+/// A dump that was committed as complete is good even where the dead machine had
+/// unreadable pages; damage to the dump and what never came are not.
+fn completeness(dump: &OpenDump, report: &Report) -> Outcome {
+    let lost = |m: &Missing| matches!(m.why, Why::Damaged | Why::NotCaptured);
+    if dump.file().is_complete() && !report.missing.iter().any(lost) {
+        return Outcome::Good;
+    }
+    let how = dump.commit().map_or("was never committed", |c| c.outcome.name());
+    warn(format!("the dump does not hold all that was asked for ({how})"));
+    Outcome::Partial
+}

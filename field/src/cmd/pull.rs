@@ -1,0 +1,166 @@
+//! `lifeboat pull`: a dump off the volume, byte for byte, checked on its way.
+//!
+//! Damage does not stop it: bytes that the medium does not give are written as
+//! zeros and reported, their chunk fails its checksum, and the exit code is 3.
+//! Such a dump is not marked as pulled, so that `clear` still asks for `--force`.
+//! A dump that was never committed is copied up to its last good chunk.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use lifeboat_format::header::HEADER_LEN;
+use lifeboat_sys::AlignedBuf;
+
+use super::frames::{FrameCheck, Report};
+use super::summary::{self, State, Summary};
+use crate::cli::Pull;
+use crate::device::{self, Access, Window};
+use crate::output::Output;
+use crate::ui::{self, Context as _, Ended, Failure, Outcome, progress, warn};
+
+/// Bytes read at a time.
+const STEP: usize = 4 << 20;
+/// Unit in which a failed read is tried again.
+const RETRY: usize = 4096;
+/// In a dump without a commit record, this far without a chunk is its end. More
+/// than the capturer ever has in flight, so a write that was lost is bridged.
+const OPEN_END: u64 = 64 << 20;
+
+/// Copies a dump into a file.
+pub(crate) fn run(args: &Pull) -> Ended {
+    let window = device::find_volume(&args.dev, args.partition.as_deref())?;
+    let (_, dumps) = summary::of_volume(&window)?;
+    let dump = super::choose(&window.name, &dumps, args.dump)?;
+    let out = Output::create(&args.output, args.force)?;
+    let copy = Copy::new(dump)?.run(dump, &out)?;
+    if copy.len == 0 {
+        return Err(Failure::new(format!(
+            "dump {} of {} has no readable header",
+            dump.number, window.name
+        ))
+        .hint("save the volume with dd; `lifeboat list` shows what else is there"));
+    }
+    out.finish()?;
+    let damaged = copy.report.bad > 0
+        || copy.lost > 0
+        || dump.state == State::Damaged
+        || !dump.damage.is_empty();
+    for what in dump.damage.iter().chain(&copy.report.words) {
+        warn(what);
+    }
+    if copy.lost > 0 {
+        warn(format!("{} could not be read and are zeros in the copy", ui::bytes(copy.lost)));
+    }
+    println!(
+        "pulled dump {} of {} into {}: {}, {} chunks good, {} findings",
+        dump.number,
+        window.name,
+        args.output.display(),
+        ui::bytes(copy.len),
+        copy.report.good,
+        copy.report.bad
+    );
+    if damaged {
+        warn(
+            "the copy is damaged; the dump stays marked as not pulled. `lifeboat verify` tells what is lost",
+        );
+        return Ok(Outcome::Partial);
+    }
+    if let Err(e) = mark(&window, dump) {
+        warn("the copy is whole, but the dump could not be marked as pulled:");
+        e.report();
+    }
+    if dump.state == State::Complete {
+        return Ok(Outcome::Good);
+    }
+    warn(format!("dump {} is {}: not all of the machine is in it", dump.number, dump.state.name()));
+    Ok(Outcome::Partial)
+}
+
+fn mark(window: &Window, dump: &Summary) -> Result<(), Failure> {
+    let Some((slot, record)) = dump.slot else { return Ok(()) };
+    if record.pulled {
+        return Ok(());
+    }
+    let window = window.reopen(Access::Write)?;
+    super::writable(&window)?.update(slot, |r| r.pulled = true).context(&window.name)
+}
+
+/// What was copied.
+struct Copied {
+    len: u64,
+    lost: u64,
+    report: Report,
+}
+
+/// A copy in progress.
+struct Copy {
+    source: File,
+    base: u64,
+    len: u64,
+    /// Where chunks end and the second header begins; the end of the extent if not known.
+    frames_end: u64,
+    open: bool,
+}
+
+impl Copy {
+    fn new(dump: &Summary) -> Result<Self, Failure> {
+        let w = &dump.window;
+        // Past the page cache where that works: the dump is read once.
+        let source = lifeboat_sink::FileDev::open_file(&w.path, false, w.rdev.is_some())
+            .or_else(|_| File::open(&w.path))
+            .context(w.path.display())?;
+        let frames_end = dump.commit.map_or(w.len, |c| c.header_copy.0.min(w.len));
+        Ok(Self { source, base: w.base, len: w.len, frames_end, open: dump.commit.is_none() })
+    }
+
+    fn run(&self, dump: &Summary, out: &Output) -> Result<Copied, Failure> {
+        let Some(header) = dump.header else {
+            return Ok(Copied { len: 0, lost: 0, report: Report::default() });
+        };
+        let first = HEADER_LEN as u64;
+        let mut check = FrameCheck::new(header.dump_id, first);
+        let bar = progress(self.len, "pull");
+        let mut buf = AlignedBuf::new(STEP);
+        let (mut at, mut lost) = (0u64, 0u64);
+        while at < self.len && !(self.open && at > check.end() + OPEN_END) {
+            let want = usize::try_from(self.len - at).unwrap_or(STEP).min(STEP);
+            let part = buf.get_mut(..want).unwrap_or_default();
+            lost += self.read(at, part);
+            out.file().write_all_at(part, at).context("writing the copy")?;
+            // Only chunks are fed: neither the header before nor the copy behind them.
+            let from = first.saturating_sub(at).min(want as u64);
+            let to = self.frames_end.saturating_sub(at).min(want as u64);
+            let range = usize::try_from(from).unwrap_or(0)..usize::try_from(to).unwrap_or(0);
+            check.feed(part.get(range).unwrap_or_default());
+            at += want as u64;
+            bar.set_position(at);
+        }
+        bar.finish_and_clear();
+        if self.open {
+            let report = check.finish_open();
+            out.file().set_len(report.end).context("cutting the copy")?;
+            return Ok(Copied { len: report.end, lost, report });
+        }
+        Ok(Copied { len: self.len, lost, report: check.finish(dump.commit.map(|c| c.chunks)) })
+    }
+
+    /// Fills `buf`; what cannot be read stays zero. Gives the bytes lost.
+    fn read(&self, at: u64, buf: &mut [u8]) -> u64 {
+        if self.source.read_exact_at(buf, self.base + at).is_ok() {
+            return 0;
+        }
+        let mut lost = 0;
+        let mut at = self.base + at;
+        for block in buf.chunks_mut(RETRY) {
+            let result: io::Result<()> = self.source.read_exact_at(block, at);
+            if result.is_err() {
+                block.fill(0);
+                lost += block.len() as u64;
+            }
+            at += block.len() as u64;
+        }
+        lost
+    }
+}

@@ -1,0 +1,204 @@
+//! From a chunk's stored bytes to its pages: checksum, seal, compression, runs.
+
+use lifeboat_crypt::{CryptError, Opener};
+use lifeboat_format::chunk::{HEADER_LEN, PagePayload};
+use lifeboat_format::{ChunkHeader, Codec, IndexEntry, PAGE, PageClass, Pfn, Run};
+
+use super::{DumpError, DumpFile};
+
+/// What a page of a decoded chunk is.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    /// First page, counted from the chunk's first.
+    at: u64,
+    run: Run,
+    /// Where its contents start in the plaintext; data runs only.
+    data_at: usize,
+}
+
+/// A chunk's plaintext, checked against its header.
+#[derive(Debug)]
+pub struct DecodedChunk {
+    header: ChunkHeader,
+    plain: Vec<u8>,
+    /// Empty for chunks that hold no pages.
+    spans: Vec<Span>,
+}
+
+/// A run of pages of a decoded chunk.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece<'a> {
+    /// First page.
+    pub first: Pfn,
+    /// How many.
+    pub pages: u64,
+    /// What they are.
+    pub class: PageClass,
+    /// Their contents; empty for everything but data.
+    pub data: &'a [u8],
+}
+
+impl DecodedChunk {
+    fn new(header: ChunkHeader, plain: Vec<u8>) -> Result<Self, String> {
+        if plain.len() != header.raw_len as usize {
+            return Err(format!("{} bytes instead of {}", plain.len(), header.raw_len));
+        }
+        let mut spans = Vec::new();
+        if header.kind.is_pages() {
+            let payload = PagePayload::parse(&plain, &header).map_err(|e| e.to_string())?;
+            let mut at = 0u64;
+            let mut data_at = plain.len() - payload.data().len();
+            for run in payload.runs() {
+                spans.push(Span { at, run, data_at });
+                at += run.count;
+                if run.class == PageClass::Data {
+                    // parse() has checked that all data runs together fit the payload.
+                    data_at += usize::try_from(run.count).map_err(|e| e.to_string())? * PAGE;
+                }
+            }
+        }
+        Ok(Self { header, plain, spans })
+    }
+
+    /// The chunk's header.
+    #[must_use]
+    pub fn header(&self) -> &ChunkHeader {
+        &self.header
+    }
+
+    /// All of the plaintext.
+    #[must_use]
+    pub fn plain(&self) -> &[u8] {
+        &self.plain
+    }
+
+    /// The runs of a page chunk, in order of pages.
+    pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        self.spans.iter().map(|s| {
+            let data = match s.run.class {
+                PageClass::Data => usize::try_from(s.run.count)
+                    .ok()
+                    .and_then(|n| self.plain.get(s.data_at..)?.get(..n * PAGE))
+                    .unwrap_or_default(),
+                _ => &[],
+            };
+            Piece {
+                first: Pfn(self.header.first.0 + s.at),
+                pages: s.run.count,
+                class: s.run.class,
+                data,
+            }
+        })
+    }
+
+    /// Class of a page, and where its contents lie in [`DecodedChunk::plain`].
+    pub(crate) fn find(&self, page: Pfn) -> Option<(PageClass, usize)> {
+        let at = page.0.checked_sub(self.header.first.0)?;
+        let index = self.spans.partition_point(|s| s.at <= at).checked_sub(1)?;
+        let span = self.spans.get(index)?;
+        let within = at - span.at;
+        if within >= span.run.count {
+            return None;
+        }
+        let offset = match span.run.class {
+            PageClass::Data => span.data_at + usize::try_from(within).ok()? * PAGE,
+            _ => 0,
+        };
+        Some((span.run.class, offset))
+    }
+}
+
+/// Reads and decodes chunks; one for each thread, so that buffers are used again.
+#[derive(Default)]
+pub struct Decoder {
+    zstd: Option<zstd::bulk::Decompressor<'static>>,
+    stored: Vec<u8>,
+}
+
+impl Decoder {
+    /// A decoder without buffers yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads the chunk that `entry` names and checks that it is the one meant.
+    ///
+    /// # Errors
+    /// [`DumpError::Io`], [`DumpError::Chunk`], [`DumpError::Codec`].
+    pub fn read(
+        &mut self,
+        file: &DumpFile,
+        opener: &Opener,
+        entry: &IndexEntry,
+    ) -> Result<DecodedChunk, DumpError> {
+        let header = read_header(file, entry)?;
+        let mut stored = std::mem::take(&mut self.stored);
+        stored.resize(entry.stored_len as usize, 0);
+        super::file::read(file.source(), entry.offset.0 + HEADER_LEN as u64, &mut stored)?;
+        let result = self.decode(opener, header, &mut stored);
+        self.stored = stored;
+        result
+    }
+
+    /// Decodes a chunk whose stored payload is in `stored`, which is overwritten.
+    ///
+    /// # Errors
+    /// [`DumpError::Chunk`], [`DumpError::Codec`].
+    pub fn decode(
+        &mut self,
+        opener: &Opener,
+        header: ChunkHeader,
+        stored: &mut Vec<u8>,
+    ) -> Result<DecodedChunk, DumpError> {
+        let entry = IndexEntry::of(&header);
+        let bad = |why: String| DumpError::Chunk { entry, why };
+        if lifeboat_format::crc32(stored) != header.payload_crc {
+            return Err(bad("its checksum does not match".to_owned()));
+        }
+        opener.open(&header, stored).map_err(|e| match e {
+            CryptError::Forged { .. } => {
+                bad("it does not authenticate: it was changed, or the key is another dump's".to_owned())
+            }
+            other => bad(other.to_string()),
+        })?;
+        let plain = match header.codec {
+            Codec::Store => stored.clone(),
+            Codec::Zstd => self.unzstd(stored, header.raw_len as usize).map_err(bad)?,
+            Codec::Lz4 => {
+                return Err(DumpError::Codec { offset: header.offset.0, codec: "LZ4" });
+            }
+        };
+        DecodedChunk::new(header, plain).map_err(bad)
+    }
+
+    /// The header limits `raw_len` to a little over 4 MiB, and zstd stops there.
+    fn unzstd(&mut self, stored: &[u8], raw_len: usize) -> Result<Vec<u8>, String> {
+        let zstd = match &mut self.zstd {
+            Some(zstd) => zstd,
+            none => {
+                let new = zstd::bulk::Decompressor::new().map_err(|e| e.to_string())?;
+                none.insert(new)
+            }
+        };
+        zstd.decompress(stored, raw_len).map_err(|e| format!("zstd: {e}"))
+    }
+}
+
+/// Reads and checks the header of the chunk that `entry` names.
+pub(crate) fn read_header(file: &DumpFile, entry: &IndexEntry) -> Result<ChunkHeader, DumpError> {
+    let bad = |why: String| DumpError::Chunk { entry: *entry, why };
+    if !file.holds(entry) {
+        return Err(bad("it lies outside the dump".to_owned()));
+    }
+    let mut bytes = [0u8; HEADER_LEN];
+    super::file::read(file.source(), entry.offset.0, &mut bytes)?;
+    let header = ChunkHeader::decode(&bytes).map_err(|e| bad(e.to_string()))?;
+    if header.dump_id != file.header().dump_id {
+        return Err(bad("it belongs to another dump".to_owned()));
+    }
+    if IndexEntry::of(&header) != *entry {
+        return Err(bad("its header says something else than the index".to_owned()));
+    }
+    Ok(header)
+}

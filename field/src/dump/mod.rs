@@ -1,0 +1,30 @@
+//! A dump as bytes that anyone may have written: opened, checked, unlocked, read.
+//!
+//! Flow: [`DumpFile::open`] (header, key area, commit record; no key needed) →
+//! [`DumpFile::verify`] (every byte), or [`OpenDump::unlock`] (key, index, tables)
+//! → [`OpenDump::memory`] and [`OpenDump::swap`], where pages are looked up by
+//! number, or [`crate::export`].
+//!
+//! Every length and offset in a dump is checked before it is used; memory is
+//! bounded by the number of chunks, never by what a field claims.
+
+mod decode;
+mod error;
+mod file;
+mod index;
+mod open;
+mod pages;
+mod read_at;
+mod scan;
+mod verdict;
+mod verify;
+
+pub use decode::{DecodedChunk, Decoder, Piece};
+pub use error::DumpError;
+pub use file::DumpFile;
+pub(crate) use open::merge;
+pub use open::{Meta, OpenDump, SwapDevice};
+pub use pages::{Page, PageBytes, PageSource, PageSpace};
+pub use read_at::{FileWindow, ReadAt};
+pub use scan::{Chunk, Faults, Gap, GapKind, Scanner, Step};
+pub use verdict::{Finding, FindingKind, PageTotals, Verdict};

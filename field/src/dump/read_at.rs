@@ -1,0 +1,78 @@
+//! Where a dump's bytes come from.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+
+/// The bytes of one dump: a pulled file, or a window in a volume. Byte 0 is the
+/// dump's first byte.
+pub trait ReadAt: Send + Sync {
+    /// Bytes that there are.
+    fn len(&self) -> u64;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buf` from byte `off`.
+    ///
+    /// # Errors
+    /// The device's; `UnexpectedEof` behind the end.
+    fn read_exact_at(&self, off: u64, buf: &mut [u8]) -> io::Result<()>;
+}
+
+/// A window of a file or block device, read with `pread(2)`.
+#[derive(Debug)]
+pub struct FileWindow {
+    file: File,
+    base: u64,
+    len: u64,
+}
+
+impl FileWindow {
+    /// The `len` bytes of `file` from byte `base`.
+    #[must_use]
+    pub fn new(file: File, base: u64, len: u64) -> Self {
+        Self { file, base, len }
+    }
+
+    /// All of a file or block device.
+    ///
+    /// # Errors
+    /// When its length cannot be told.
+    pub fn whole(mut file: File) -> io::Result<Self> {
+        // Not fstat: that gives 0 for a block device.
+        let len = file.seek(SeekFrom::End(0))?;
+        Ok(Self { file, base: 0, len })
+    }
+}
+
+impl ReadAt for FileWindow {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_exact_at(&self, off: u64, buf: &mut [u8]) -> io::Result<()> {
+        let fits = off.checked_add(buf.len() as u64).is_some_and(|end| end <= self.len);
+        match self.base.checked_add(off) {
+            Some(at) if fits => self.file.read_exact_at(buf, at),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+impl ReadAt for Vec<u8> {
+    fn len(&self) -> u64 {
+        self.as_slice().len() as u64
+    }
+
+    fn read_exact_at(&self, off: u64, buf: &mut [u8]) -> io::Result<()> {
+        let from = usize::try_from(off)
+            .ok()
+            .and_then(|at| self.get(at..)?.get(..buf.len()))
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        buf.copy_from_slice(from);
+        Ok(())
+    }
+}

@@ -1,0 +1,275 @@
+//! ELF64 vmcore, as `/proc/vmcore` would have been: for crash, drgn, gdb, makedumpfile.
+//!
+//! ```text
+//! ELF header | program headers | notes, verbatim | memory, page-aligned, sparse
+//! ```
+//! Program headers directly follow the ELF header (crash and makedumpfile look
+//! nowhere else). Each PT_LOAD of the elfcorehdr keeps its addresses. The one of
+//! the kernel's text points into the RAM that holds it; if no other describes that
+//! memory, it gets its own. A PT_LOAD with missing pages is split around them, so
+//! that they lie in no file range. Zero pages are holes of the file: real zeros to
+//! any reader, no blocks on disk.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lifeboat_format::{PAGE, PageClass, PageRange};
+use lifeboat_sources::elfcorehdr::CoreHeader;
+
+use super::coverage::{Coverage, reason};
+use super::{ExportError, Options, Report, pipeline};
+use crate::dump::{OpenDump, merge};
+
+const EHDR: usize = 64;
+const PHDR: usize = 56;
+const SHDR: usize = 64;
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+const PF_RWX: u32 = 7;
+/// `e_phnum` when the count is in section header 0.
+const PN_XNUM: u16 = 0xffff;
+const EM_X86_64: u16 = 62;
+const PAGE64: u64 = PAGE as u64;
+/// Most program headers: a table of 56 MiB.
+const MAX_PHDRS: usize = 1 << 20;
+
+/// A program header to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Phdr {
+    kind: u32,
+    flags: u32,
+    offset: u64,
+    vaddr: u64,
+    paddr: u64,
+    size: u64,
+}
+
+/// Where each page of memory lies in the file.
+struct Places {
+    /// Ranges with the file offset of their first page.
+    ranges: Vec<(PageRange, u64)>,
+    end: u64,
+}
+
+impl Places {
+    fn new(ranges: &[PageRange], start: u64) -> Result<Self, ExportError> {
+        let mut end = start;
+        let mut out = Vec::with_capacity(ranges.len());
+        for r in ranges {
+            out.push((*r, end));
+            end = r
+                .pages()
+                .checked_mul(PAGE64)
+                .and_then(|n| end.checked_add(n))
+                .filter(|e| *e <= i64::MAX as u64)
+                .ok_or_else(|| ExportError::TooLarge { what: "over 2^63 bytes of memory".into() })?;
+        }
+        Ok(Self { ranges: out, end })
+    }
+
+    /// Offset of a page's first byte.
+    fn of(&self, page: u64) -> Option<u64> {
+        let index = self.ranges.partition_point(|(r, _)| r.end.0 <= page);
+        let (range, at) = self.ranges.get(index)?;
+        Some(at + page.checked_sub(range.start.0)? * PAGE64)
+    }
+}
+
+/// One PT_LOAD as the elfcorehdr describes it.
+struct Load {
+    flags: u32,
+    vaddr: u64,
+    start: u64,
+    end: u64,
+}
+
+/// Writes the vmcore into `out`, an empty regular file.
+///
+/// # Errors
+/// [`ExportError`].
+pub fn write(dump: &OpenDump, out: &File, options: &Options<'_>) -> Result<Report, ExportError> {
+    let coverage = Coverage::of_memory(dump, options)?;
+    if coverage.pages == 0 {
+        return Err(ExportError::Nothing);
+    }
+    let mut warnings = Vec::new();
+    let notes = dump.notes().unwrap_or_else(|e| {
+        warnings.push(format!("the output has no notes: {e}"));
+        Vec::new()
+    });
+    let (machine, loads) = loads_of(dump, &coverage, &mut warnings);
+    // The size of the tables moves everything behind them: build them twice.
+    let draft = table(&loads, &coverage, &Places::new(&coverage.ram, 0)?)?;
+    let tables = EHDR + (draft.len() + 1) * PHDR + SHDR;
+    let notes_at = tables.next_multiple_of(8);
+    let data_at = (notes_at + notes.len()).next_multiple_of(PAGE);
+    let places = Places::new(&coverage.ram, data_at as u64)?;
+    let mut phdrs = vec![Phdr {
+        kind: PT_NOTE,
+        flags: 0,
+        offset: notes_at as u64,
+        vaddr: 0,
+        paddr: 0,
+        size: notes.len() as u64,
+    }];
+    phdrs.extend(table(&loads, &coverage, &places)?);
+    let mut head = encode(machine, &phdrs);
+    head.resize(notes_at, 0);
+    head.extend_from_slice(&notes);
+    pipeline::write_at(out, &head, 0)?;
+    let last = coverage.present().last().map_or(0, |r| r.end.0 - 1);
+    let len = places.of(last).map_or(places.end, |at| at + PAGE64);
+    out.set_len(len).map_err(ExportError::Write)?;
+    let (data_pages, zero_pages) = fill(dump, out, options, &coverage, &places)?;
+    Ok(Report { data_pages, zero_pages, missing: coverage.missing, len, warnings })
+}
+
+/// The PT_LOADs to describe: those of the elfcorehdr, and what else was captured.
+fn loads_of(
+    dump: &OpenDump,
+    coverage: &Coverage,
+    warnings: &mut Vec<String>,
+) -> (u16, Vec<Load>) {
+    let raw = &dump.meta().elfcorehdr;
+    let (machine, mut loads, described) = match CoreHeader::parse(raw) {
+        Ok(core) => {
+            let load = |s: &lifeboat_sources::elfcorehdr::ProgramHeader| Load {
+                flags: s.flags,
+                vaddr: s.vaddr,
+                start: s.paddr,
+                end: s.paddr + s.memsz,
+            };
+            (core.head().machine, core.loads().map(load).collect(), core.memory_ranges())
+        }
+        Err(e) => {
+            warnings.push(format!("the output has no virtual addresses, as the elfcorehdr is lost: {e}"));
+            (EM_X86_64, Vec::new(), Vec::new())
+        }
+    };
+    let captured = merge(coverage.present().collect());
+    for r in super::coverage::subtract(&captured, &described) {
+        let (start, end) = (r.start.0 * PAGE64, r.end.0 * PAGE64);
+        loads.push(Load { flags: PF_RWX, vaddr: 0, start, end });
+    }
+    (machine, loads)
+}
+
+/// PT_LOADs split around what is missing.
+fn table(
+    loads: &[Load],
+    coverage: &Coverage,
+    places: &Places,
+) -> Result<Vec<Phdr>, ExportError> {
+    let mut out = Vec::new();
+    for load in loads {
+        for r in coverage.within(load.start / PAGE64, load.end.div_ceil(PAGE64)) {
+            let start = load.start.max(r.start.0 * PAGE64);
+            let end = load.end.min(r.end.0 * PAGE64);
+            let Some(place) = places.of(start / PAGE64) else { continue };
+            if out.len() == MAX_PHDRS {
+                return Err(ExportError::TooLarge { what: "over 2^20 stretches of memory".into() });
+            }
+            out.push(Phdr {
+                kind: PT_LOAD,
+                flags: load.flags,
+                offset: place + start % PAGE64,
+                // 0 says that the address is not known (QEMU's dumps): keep it so.
+                vaddr: if load.vaddr == 0 { 0 } else { load.vaddr.wrapping_add(start - load.start) },
+                paddr: start,
+                size: end - start,
+            });
+        }
+    }
+    Ok(out)
+}
+
+/// ELF header, program headers, and a section header if there are too many of them.
+fn encode(machine: u16, phdrs: &[Phdr]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(EHDR + phdrs.len() * PHDR + SHDR);
+    let short = u16::try_from(phdrs.len()).ok().filter(|n| *n < PN_XNUM);
+    let shoff = if short.is_some() { 0 } else { (EHDR + phdrs.len() * PHDR) as u64 };
+    // ELFCLASS64, ELFDATA2LSB, EV_CURRENT; ET_CORE.
+    out.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    out.extend_from_slice(&4u16.to_le_bytes());
+    out.extend_from_slice(&machine.to_le_bytes());
+    out.extend_from_slice(&1u32.to_le_bytes());
+    for word in [0, EHDR as u64, shoff] {
+        out.extend_from_slice(&word.to_le_bytes());
+    }
+    out.extend_from_slice(&0u32.to_le_bytes());
+    let sections = u16::from(short.is_none());
+    // e_ehsize, e_phentsize, e_phnum, e_shentsize, e_shnum, e_shstrndx.
+    for half in [64, 56, short.unwrap_or(PN_XNUM), 64 * sections, sections, 0] {
+        out.extend_from_slice(&half.to_le_bytes());
+    }
+    for p in phdrs {
+        out.extend_from_slice(&p.kind.to_le_bytes());
+        out.extend_from_slice(&p.flags.to_le_bytes());
+        for word in [p.offset, p.vaddr, p.paddr, p.size, p.size, 0] {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+    if short.is_none() {
+        let mut section = [0u8; SHDR];
+        // sh_info at 44; MAX_PHDRS keeps the count below 2^32.
+        let count = u32::try_from(phdrs.len()).unwrap_or(u32::MAX).to_le_bytes();
+        if let Some(info) = section.get_mut(44..48) {
+            info.copy_from_slice(&count);
+        }
+        out.extend_from_slice(&section);
+    }
+    out
+}
+
+/// Writes the data pages; gives how many, and how many zero pages there were.
+fn fill(
+    dump: &OpenDump,
+    out: &File,
+    options: &Options<'_>,
+    coverage: &Coverage,
+    places: &Places,
+) -> Result<(u64, u64), ExportError> {
+    let (data, zero) = (AtomicU64::new(0), AtomicU64::new(0));
+    let entries = dump.memory().entries();
+    pipeline::for_each(dump, entries, options, || Ok(()), None, |(), _, chunk| {
+        // Damaged and skipped: the coverage knows.
+        let Ok(chunk) = chunk else { return Ok(()) };
+        for piece in chunk.pieces() {
+            match piece.class {
+                PageClass::Data => {
+                    // Every chunk lies within one range of the coverage.
+                    let at = places.of(piece.first.0).ok_or(ExportError::Nothing)?;
+                    pipeline::write_at(out, piece.data, at)?;
+                    data.fetch_add(piece.pages, Ordering::Relaxed);
+                }
+                PageClass::Zero => {
+                    zero.fetch_add(piece.pages, Ordering::Relaxed);
+                }
+                class if coverage.by_commit && reason(class).is_some() => {
+                    return Err(ExportError::Contradiction { page: piece.first.0 });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    })?;
+    Ok((data.into_inner(), zero.into_inner()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_headers_are_counted_in_a_section() {
+        let one = Phdr { kind: PT_LOAD, flags: 7, offset: 0, vaddr: 0, paddr: 0, size: 1 };
+        let few = encode(62, &vec![one; 65534]);
+        assert_eq!((&few[56..58], &few[60..62]), (&[0xfe, 0xff][..], &[0, 0][..]));
+        assert_eq!(few.len(), EHDR + 65534 * PHDR);
+        let many = encode(62, &vec![one; 65535]);
+        assert_eq!((&many[56..58], &many[60..62]), (&[0xff, 0xff][..], &[1, 0][..]));
+        let shoff = usize::try_from(u64::from_le_bytes(many[40..48].try_into().unwrap())).unwrap();
+        assert_eq!(shoff + SHDR, many.len());
+        assert_eq!(many[shoff + 44..shoff + 48], 65535u32.to_le_bytes());
+    }
+}

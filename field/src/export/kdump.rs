@@ -1,0 +1,409 @@
+//! The kdump-compressed format of makedumpfile, header version 6, for x86-64.
+//!
+//! ```text
+//! block 0      disk_dump_header (makedumpfile's diskdump_mod.h)
+//! block 1..    kdump_sub_header, then the notes, verbatim
+//! bitmap 1     a bit for each pfn below max_mapnr: this was memory
+//! bitmap 2     the same: this page is in the file
+//! page_desc[]  one for each bit of bitmap 2, in order of pfn
+//! page data    compressed one by one; all zero pages share the first
+//! ```
+//! Missing pages are set in bitmap 1 and clear in bitmap 2, as makedumpfile's
+//! excluded pages are: a reader then says "excluded" and never shows contents. What
+//! is no memory at all is clear in both. `dump_level` is 0, so that crash does not
+//! fill what is missing with zeros.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lifeboat_format::{PAGE, PageClass, PageRange};
+use lifeboat_sources::notes::{NT_PRSTATUS, Notes, vmcoreinfo};
+use lifeboat_sources::vmcoreinfo::VmcoreInfo;
+
+use super::coverage::{Coverage, reason};
+use super::{ExportError, Options, Report, pipeline};
+use crate::dump::{DecodedChunk, OpenDump, PageSource};
+
+const PAGE64: u64 = PAGE as u64;
+/// `sizeof(struct kdump_sub_header)`, version 6.
+const SUB_HEADER: usize = 104;
+/// `sizeof(struct page_desc)`: offset, size, flags, page_flags.
+const DESC: usize = 24;
+const DESC64: u64 = DESC as u64;
+/// Descriptors built at a time.
+const DESC_BATCH: usize = 4096;
+/// Highest pfn that the bitmaps may need: 64 TiB, 2 GiB of (sparse) bitmap each.
+const MAX_PFN: u64 = 1 << 34;
+/// `__START_KERNEL_map`.
+const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+/// Bytes of each of the six fields of `struct new_utsname`.
+const UTS_FIELD: usize = 65;
+
+/// How pages are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// zlib level 1, as `makedumpfile -c`: every reader of the format knows it.
+    #[default]
+    Zlib,
+    /// zstd level 1, as `makedumpfile -z`: crash 8, drgn and libkdumpfile know it if built so.
+    Zstd,
+}
+
+impl Compression {
+    /// `DUMP_DH_COMPRESSED_*`.
+    fn flag(self) -> u32 {
+        match self {
+            Self::Zlib => 0x1,
+            Self::Zstd => 0x20,
+        }
+    }
+}
+
+/// Places of the parts of the file, bytes.
+struct Plan {
+    notes_at: u64,
+    bitmap_at: u64,
+    bitmap_len: u64,
+    desc_at: u64,
+    zero_at: u64,
+    max_pfn: u64,
+}
+
+impl Plan {
+    fn new(coverage: &Coverage, notes_len: usize) -> Result<Self, ExportError> {
+        let max_pfn = coverage.end();
+        if max_pfn > MAX_PFN {
+            return Err(ExportError::TooLarge { what: "memory above 64 TiB".into() });
+        }
+        let notes_at = PAGE64 + SUB_HEADER as u64;
+        let bitmap_at = (notes_at + notes_len as u64).next_multiple_of(PAGE64);
+        let bitmap_len = max_pfn.div_ceil(8).next_multiple_of(PAGE64);
+        let desc_at = bitmap_at + 2 * bitmap_len;
+        let zero_at = desc_at + coverage.pages * DESC64;
+        Ok(Self { notes_at, bitmap_at, bitmap_len, desc_at, zero_at, max_pfn })
+    }
+}
+
+/// Writes the vmcore into `out`, an empty regular file.
+///
+/// # Errors
+/// [`ExportError`]; [`ExportError::Lacks`] without notes, VMCOREINFO or `phys_base`.
+pub fn write(
+    dump: &OpenDump,
+    out: &File,
+    compression: Compression,
+    options: &Options<'_>,
+) -> Result<Report, ExportError> {
+    let coverage = Coverage::of_memory(dump, options)?;
+    if coverage.pages == 0 {
+        return Err(ExportError::Nothing);
+    }
+    let notes = dump.notes()?;
+    let info_text = vmcoreinfo(&notes).ok_or(ExportError::Lacks { what: "the VMCOREINFO note" })?;
+    let info = VmcoreInfo::new(info_text);
+    let phys_base = info
+        .number("phys_base")
+        .ok_or(ExportError::Lacks { what: "NUMBER(phys_base) in VMCOREINFO" })?;
+    let plan = Plan::new(&coverage, notes.len())?;
+    pipeline::write_at(out, &disk_header(dump, &plan, &notes, &info, phys_base, compression), 0)?;
+    pipeline::write_at(out, &sub_header(&plan, &notes, info_text, phys_base), PAGE64)?;
+    pipeline::write_at(out, &notes, plan.notes_at)?;
+    write_bitmap(out, plan.bitmap_at, coverage.ram.iter().copied())?;
+    write_bitmap(out, plan.bitmap_at + plan.bitmap_len, coverage.present())?;
+    pipeline::write_at(out, &[0; PAGE], plan.zero_at)?;
+    let pages = write_pages(dump, out, compression, options, &coverage, &plan)?;
+    out.set_len(pages.len).map_err(ExportError::Write)?;
+    Ok(Report { missing: coverage.missing, ..pages })
+}
+
+/// Writes `bytes` into `block` at `at`; places are constants that fit.
+fn put(block: &mut [u8], at: usize, bytes: &[u8]) {
+    if let Some(space) = block.get_mut(at..at + bytes.len()) {
+        space.copy_from_slice(bytes);
+    }
+}
+
+/// `struct disk_dump_header`, with the offsets that x86-64 compilers give it.
+fn disk_header(
+    dump: &OpenDump,
+    plan: &Plan,
+    notes: &[u8],
+    info: &VmcoreInfo<'_>,
+    phys_base: i64,
+    compression: Compression,
+) -> [u8; PAGE] {
+    let cpus = Notes::new(notes).filter(|n| n.name == b"CORE" && n.kind == NT_PRSTATUS).count();
+    // Values below are bounded by MAX_PFN and by the notes' own limit.
+    let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    let mut block = [0u8; PAGE];
+    put(&mut block, 0, b"KDUMP   ");
+    put(&mut block, 8, &6u32.to_le_bytes());
+    put(&mut block, 12, &utsname(dump, info, phys_base));
+    put(&mut block, 408, &info.crash_time().unwrap_or(dump.file().header().created).to_le_bytes());
+    let words = [
+        (424, compression.flag()),
+        (428, 4096),
+        (432, narrow((plan.bitmap_at - PAGE64) / PAGE64)),
+        (436, narrow(2 * plan.bitmap_len / PAGE64)),
+        // Readers of version 6 take max_mapnr_64.
+        (440, narrow(plan.max_pfn)),
+        (460, narrow(cpus as u64)),
+    ];
+    for (at, value) in words {
+        put(&mut block, at, &value.to_le_bytes());
+    }
+    block
+}
+
+/// `struct new_utsname`: from the dead kernel's `init_uts_ns`, or what else is known.
+fn utsname(dump: &OpenDump, info: &VmcoreInfo<'_>, phys_base: i64) -> [u8; 6 * UTS_FIELD] {
+    let mut uts = [0u8; 6 * UTS_FIELD];
+    let release = info.osrelease().unwrap_or(dump.file().header().release_text());
+    let at = info
+        .symbol("init_uts_ns")
+        .zip(info.offset("uts_namespace.name"))
+        .and_then(|(ns, name)| ns.checked_add(name)?.checked_sub(KERNEL_MAP))
+        .and_then(|at| at.checked_add_signed(phys_base));
+    if let Some(at) = at
+        && dump.memory().read(at, &mut uts).ok() == Some(uts.len())
+        // Only what is really there: the release stands behind sysname and nodename.
+        && uts.get(2 * UTS_FIELD..).is_some_and(|r| {
+            r.starts_with(release.as_bytes()) && r.get(release.len()) == Some(&0)
+        })
+    {
+        return uts;
+    }
+    let host = dump.meta().hostname.as_deref().unwrap_or("(none)");
+    uts = [0; 6 * UTS_FIELD];
+    for (index, text) in ["Linux", host, release, "", "x86_64", "(none)"].iter().enumerate() {
+        let mut field = lifeboat_format::text_field::<UTS_FIELD>(text);
+        if let Some(last) = field.last_mut() {
+            *last = 0;
+        }
+        put(&mut uts, index * UTS_FIELD, &field);
+    }
+    uts
+}
+
+/// `struct kdump_sub_header`, version 6.
+fn sub_header(plan: &Plan, notes: &[u8], info: &[u8], phys_base: i64) -> [u8; SUB_HEADER] {
+    // VMCOREINFO lies within the notes; both are slices of one buffer.
+    let info_at = info.as_ptr().addr().saturating_sub(notes.as_ptr().addr()) as u64;
+    let mut block = [0u8; SUB_HEADER];
+    put(&mut block, 0, &phys_base.to_le_bytes());
+    let words = [
+        (24, plan.max_pfn),                  // end_pfn
+        (32, plan.notes_at + info_at),       // offset_vmcoreinfo
+        (40, info.len() as u64),             // size_vmcoreinfo
+        (48, plan.notes_at),                 // offset_note
+        (56, notes.len() as u64),            // size_note
+        (88, plan.max_pfn),                  // end_pfn_64
+        (96, plan.max_pfn),                  // max_mapnr_64
+    ];
+    for (at, value) in words {
+        put(&mut block, at, &value.to_le_bytes());
+    }
+    block
+}
+
+/// Sets the bits of ascending, disjoint ranges; what is zero stays a hole.
+fn write_bitmap(
+    out: &File,
+    at: u64,
+    ranges: impl Iterator<Item = PageRange>,
+) -> Result<(), ExportError> {
+    const BUF: usize = 64 << 10;
+    let mut buf: Vec<u8> = Vec::with_capacity(BUF);
+    let mut buf_at = 0u64;
+    for range in ranges {
+        let (first, last) = (range.start.0 / 8, range.end.0.div_ceil(8));
+        let mut byte = first;
+        while byte < last {
+            // The first byte may be the one that the range before ended in.
+            let end = buf_at + buf.len() as u64;
+            let shared = byte + 1 == end && !buf.is_empty();
+            if !shared && (byte != end || buf.len() == BUF) {
+                pipeline::write_at(out, &buf, at + buf_at)?;
+                buf.clear();
+                buf_at = byte;
+            }
+            let low = range.start.0.saturating_sub(byte * 8).min(8);
+            let high = range.end.0.saturating_sub(byte * 8).min(8);
+            let bits = u8::try_from((1u16 << high) - (1u16 << low)).unwrap_or(u8::MAX);
+            match buf.last_mut() {
+                Some(same) if shared => *same |= bits,
+                _ => buf.push(bits),
+            }
+            byte += 1;
+        }
+    }
+    pipeline::write_at(out, &buf, at + buf_at)
+}
+
+/// One thread's compressor.
+enum Packer {
+    Zlib(Box<flate2::Compress>),
+    Zstd(zstd::bulk::Compressor<'static>),
+}
+
+impl Packer {
+    fn new(compression: Compression) -> Result<Self, ExportError> {
+        match compression {
+            Compression::Zlib => {
+                let level = flate2::Compression::fast();
+                Ok(Self::Zlib(Box::new(flate2::Compress::new(level, true))))
+            }
+            Compression::Zstd => zstd::bulk::Compressor::new(1)
+                .map(Self::Zstd)
+                .map_err(|e| ExportError::Compressor(e.to_string())),
+        }
+    }
+
+    /// Compresses a page into less than a page; `None` when it would not be less.
+    fn pack<'b>(&mut self, page: &[u8], space: &'b mut [u8; PAGE]) -> Option<&'b [u8]> {
+        let room = space.get_mut(..PAGE - 1)?;
+        let len = match self {
+            Self::Zlib(z) => {
+                z.reset();
+                let status = z.compress(page, room, flate2::FlushCompress::Finish).ok()?;
+                if status != flate2::Status::StreamEnd {
+                    return None;
+                }
+                usize::try_from(z.total_out()).ok()?
+            }
+            // An error means: would be longer.
+            Self::Zstd(z) => z.compress_to_buffer(page, room).ok()?,
+        };
+        space.get(..len)
+    }
+}
+
+/// Descriptors of one chunk, and the data that they point to.
+#[derive(Default)]
+struct Packed {
+    data: Vec<u8>,
+    /// Length and flags of each data page.
+    sizes: Vec<(u32, u32)>,
+}
+
+/// What one thread keeps.
+struct State {
+    packer: Packer,
+    packed: Packed,
+    descs: Vec<u8>,
+}
+
+/// Writes page data and descriptors; gives the figures and the length of the file.
+fn write_pages(
+    dump: &OpenDump,
+    out: &File,
+    compression: Compression,
+    options: &Options<'_>,
+    coverage: &Coverage,
+    plan: &Plan,
+) -> Result<Report, ExportError> {
+    let turns = pipeline::Turns::new(plan.zero_at + PAGE64);
+    let (data, zero) = (AtomicU64::new(0), AtomicU64::new(0));
+    let make = || {
+        let packer = Packer::new(compression)?;
+        Ok(State { packer, packed: Packed::default(), descs: Vec::new() })
+    };
+    let work = |state: &mut State, index: usize, chunk: &DecodedChunk| {
+        let zeros = pack(state, compression, chunk, coverage)?;
+        let packed = &state.packed;
+        let Some(at) = turns.take(index, packed.data.len() as u64) else { return Ok(()) };
+        pipeline::write_at(out, &packed.data, at)?;
+        let rank = coverage.rank(chunk.header().first.0);
+        write_descs(out, plan, chunk, &packed.sizes, at, rank, &mut state.descs)?;
+        data.fetch_add(packed.sizes.len() as u64, Ordering::Relaxed);
+        zero.fetch_add(zeros, Ordering::Relaxed);
+        Ok(())
+    };
+    let entries = dump.memory().entries();
+    pipeline::for_each(dump, entries, options, make, Some(&turns), |state, index, chunk| match chunk {
+        Ok(chunk) => work(state, index, &chunk),
+        Err(_) => {
+            turns.take(index, 0);
+            Ok(())
+        }
+    })?;
+    Ok(Report {
+        data_pages: data.into_inner(),
+        zero_pages: zero.into_inner(),
+        len: turns.end(),
+        ..Report::default()
+    })
+}
+
+/// Compresses a chunk's data pages; gives its number of zero pages.
+fn pack(
+    state: &mut State,
+    compression: Compression,
+    chunk: &DecodedChunk,
+    coverage: &Coverage,
+) -> Result<u64, ExportError> {
+    let (packed, mut space) = (&mut state.packed, [0u8; PAGE]);
+    packed.data.clear();
+    packed.sizes.clear();
+    let mut zeros = 0;
+    for piece in chunk.pieces() {
+        match piece.class {
+            PageClass::Data => {
+                let (pages, _) = piece.data.as_chunks::<PAGE>();
+                for page in pages {
+                    let (bytes, flag) = match state.packer.pack(page, &mut space) {
+                        Some(bytes) => (bytes, compression.flag()),
+                        None => (&page[..], 0),
+                    };
+                    packed.data.extend_from_slice(bytes);
+                    // At most 4096.
+                    packed.sizes.push((u32::try_from(bytes.len()).unwrap_or(0), flag));
+                }
+            }
+            PageClass::Zero => zeros += piece.pages,
+            class if coverage.by_commit && reason(class).is_some() => {
+                return Err(ExportError::Contradiction { page: piece.first.0 });
+            }
+            _ => {}
+        }
+    }
+    Ok(zeros)
+}
+
+/// Writes the descriptors of a chunk's present pages: they are neighbours in the
+/// table, because missing pages have none.
+fn write_descs(
+    out: &File,
+    plan: &Plan,
+    chunk: &DecodedChunk,
+    sizes: &[(u32, u32)],
+    data_at: u64,
+    rank: u64,
+    buf: &mut Vec<u8>,
+) -> Result<(), ExportError> {
+    let (mut data_at, mut at) = (data_at, plan.desc_at + rank * DESC64);
+    let mut sizes = sizes.iter();
+    buf.clear();
+    for piece in chunk.pieces().filter(|p| reason(p.class).is_none()) {
+        for _ in 0..piece.pages {
+            let (offset, size, flags) = match (piece.class, sizes.as_slice().first()) {
+                (PageClass::Data, Some((size, flags))) => {
+                    sizes.next();
+                    data_at += u64::from(*size);
+                    (data_at - u64::from(*size), *size, *flags)
+                }
+                _ => (plan.zero_at, 4096, 0),
+            };
+            buf.extend_from_slice(&offset.to_le_bytes());
+            buf.extend_from_slice(&size.to_le_bytes());
+            buf.extend_from_slice(&flags.to_le_bytes());
+            buf.extend_from_slice(&0u64.to_le_bytes());
+            if buf.len() == DESC_BATCH * DESC {
+                pipeline::write_at(out, buf, at)?;
+                at += buf.len() as u64;
+                buf.clear();
+            }
+        }
+    }
+    pipeline::write_at(out, buf, at)
+}

@@ -1,0 +1,222 @@
+//! A small dump on a formatted volume, written by the real engine, sink and cipher.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lifeboat_crypt::{DataKey, Sealer, fingerprint, header_digest, wrap};
+use lifeboat_engine::{
+    CommitFacts, Cursor, EngineError, FrameSink, Frames, Job, Monitor, PageRead, ReadFault, Seal,
+    SealFault, Worker, capture,
+};
+use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
+use lifeboat_format::header::KEY_AREA_LEN;
+use lifeboat_format::meta::{MetaWriter, SwapDevice, Tag};
+use lifeboat_format::{
+    ByteOff, ChunkKind, Cipher, CommitRecord, DumpHeader, KeyArea, PAGE, PageRange, Pfn, PhaseId,
+    SlotState, text_field,
+};
+use lifeboat_sink::{DumpWriter, FileDev, Placement, Volume};
+use lifeboat_sys::{QueueMode, WriteQueue};
+
+/// The log of the dead kernel.
+pub(crate) const LOG: &str = "[    9.123456] sysrq: Trigger a crash\n[    9.123460] Kernel panic - not syncing: sysrq triggered crash\n";
+/// The notes; not ELF, only bytes.
+pub(crate) const NOTES: &[u8] = b"the notes, verbatim";
+/// Pages of memory captured.
+pub(crate) const PAGES: u64 = 3000;
+
+/// How a capture goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// Who may open it; empty: in the clear.
+    pub(crate) recipients: Vec<String>,
+    /// Pages until the deadline strikes.
+    pub(crate) ticks: u64,
+    /// The power goes before the commit record, and before the slot says more than “capturing”.
+    pub(crate) dies: bool,
+    pub(crate) id: u8,
+}
+
+impl Plan {
+    pub(crate) fn sealed(recipient: &str) -> Self {
+        Self { recipients: vec![recipient.trim().to_owned()], ticks: u64::MAX, dies: false, id: 9 }
+    }
+}
+
+struct CryptSeal(Sealer);
+impl Seal for CryptSeal {
+    fn cipher(&self) -> Cipher {
+        self.0.cipher()
+    }
+    fn seal(&self, seq: u64, aad: &[u8], p: &mut [u8]) -> Result<Option<[u8; 16]>, SealFault> {
+        self.0.seal(seq, aad, p).map_err(|_| SealFault)
+    }
+    fn commit_tag(&self, record: &CommitRecord) -> Result<[u8; 16], SealFault> {
+        self.0.commit_tag(record).map_err(|_| SealFault)
+    }
+}
+
+struct Disk(DumpWriter<WriteQueue>);
+impl FrameSink for Disk {
+    fn position(&self) -> ByteOff {
+        self.0.position()
+    }
+    fn remaining(&self) -> u64 {
+        self.0.remaining()
+    }
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.append(bytes)
+    }
+    fn pad_to(&mut self, to: usize) -> io::Result<()> {
+        self.0.pad_to(to)
+    }
+    fn commit(&mut self, record: &CommitRecord) -> io::Result<()> {
+        self.0.commit(record)
+    }
+}
+
+/// One page in three is zero, one in 101 cannot be read, the others differ.
+struct Machine(u64);
+impl PageRead for Machine {
+    fn read(
+        &mut self,
+        first: Pfn,
+        buf: &mut [u8],
+        bad: &mut dyn FnMut(usize),
+    ) -> Result<(), ReadFault> {
+        for (i, page) in buf.chunks_mut(PAGE).enumerate() {
+            let pfn = first.0 + i as u64;
+            page.fill(0);
+            if pfn % 101 == 100 {
+                bad(i);
+            } else if !pfn.is_multiple_of(3) {
+                let mut s = (pfn + self.0 * 1_000_003).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+                for b in page {
+                    s ^= s << 13;
+                    s ^= s >> 7;
+                    s ^= s << 17;
+                    *b = s.to_le_bytes()[0] & 0x1f;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Ticks(AtomicU64);
+impl Monitor for Ticks {
+    fn tick(&self, pages: u64) -> bool {
+        let left = self.0.load(Ordering::Relaxed).saturating_sub(pages);
+        self.0.store(left, Ordering::Relaxed);
+        left > 0
+    }
+}
+
+/// Captures onto the volume in `path` at `base..base + len`, as PID 1 does.
+pub(crate) fn plant(path: &Path, base: u64, len: u64, plan: &Plan) -> u64 {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let at = Placement { start: base, len };
+    let dev = FileDev::new(file.try_clone().unwrap(), base, len);
+    let mut volume = Volume::open(dev, at).unwrap();
+    volume.guard().unwrap();
+    let place = volume.plan().unwrap();
+    let id = [plan.id; 16];
+    volume.begin(&place, id, 1_764_000_000).unwrap();
+    let key = (!plan.recipients.is_empty()).then(|| DataKey::mix(&[b"test", &[plan.id]]));
+    let header = DumpHeader {
+        dump_id: id,
+        volume_id: volume.superblock().volume_id,
+        number: place.number,
+        created: 1_764_000_000,
+        cipher: if key.is_some() { Cipher::Aes256Gcm } else { Cipher::None },
+        chunk_pages: 64,
+        release: text_field("6.1.0-99-amd64"),
+        reason: text_field("sysrq triggered crash"),
+        image: text_field("lifeboat test"),
+    };
+    let keys = key_area(plan, key.as_ref());
+    let queue = WriteQueue::new(file, QueueMode::Pwrite, 4, 64 << 10);
+    let disk = Disk(DumpWriter::new(queue, base + place.start.0, place.len));
+    let mut frames = Frames::new(disk, CryptSeal(Sealer::new(key.as_ref())), &header, &keys);
+    frames.begin().unwrap();
+    let mut worker = Worker::new(Some(1), 64).unwrap();
+    let ranges = [PageRange::new(16, 16 + PAGES)];
+    frames.text(ChunkKind::Meta, &meta(&header, &ranges), worker.scratch()).unwrap();
+    frames.text(ChunkKind::Log, LOG.as_bytes(), worker.scratch()).unwrap();
+    frames.text(ChunkKind::Notes, NOTES, worker.scratch()).unwrap();
+
+    let frames = Mutex::new(frames);
+    let ticks = Ticks(AtomicU64::new(plan.ticks));
+    let swap_ranges = [PageRange::new(0, 500)];
+    let mut stop = None;
+    for (kind, name, ranges) in
+        [(ChunkKind::Memory, "memory", &ranges), (ChunkKind::Swap, "swap", &swap_ranges)]
+    {
+        let cursor = Cursor::new(ranges);
+        let job = Job { kind, device: 0, name, cursor: &cursor, monitor: &ticks };
+        let result = capture(&mut worker, &job, &mut Machine(plan.id.into()), &frames);
+        stop = stop.or(result.err());
+    }
+    let mut frames = frames.into_inner().unwrap();
+    frames.open_reserve();
+    frames.text(ChunkKind::Trailer, b"phase memory ok\n", worker.scratch()).unwrap();
+    if plan.dies {
+        return place.number;
+    }
+    let outcome = match stop {
+        None => Outcome::Complete,
+        Some(EngineError::Stopped) => Outcome::Deadline,
+        Some(other) => panic!("{other}"),
+    };
+    let record = frames.finish(&facts(outcome)).unwrap();
+    let state = if outcome == Outcome::Complete { SlotState::Complete } else { SlotState::Partial };
+    volume
+        .update(place.slot, |r| {
+            r.state = state;
+            r.used_len = record.total_len;
+        })
+        .unwrap();
+    place.number
+}
+
+fn key_area(plan: &Plan, key: Option<&DataKey>) -> [u8; KEY_AREA_LEN] {
+    let names: Vec<&str> = plan.recipients.iter().map(String::as_str).collect();
+    let prints: Vec<[u8; 8]> = names.iter().map(|r| fingerprint(r)).collect();
+    let wrapped = key.map(|k| wrap(k, &names).unwrap()).unwrap_or_default();
+    let mut keys = [0u8; KEY_AREA_LEN];
+    KeyArea::encode(&mut keys, 0, &prints, &wrapped).unwrap();
+    keys
+}
+
+fn meta(header: &DumpHeader, ranges: &[PageRange]) -> Vec<u8> {
+    let mut meta = vec![0u8; 65536];
+    let mut w = MetaWriter::new(&mut meta);
+    let digest = header_digest(&header.encode());
+    w.record(Tag::HeaderDigest, [digest.as_slice()].into_iter()).unwrap();
+    w.ranges(ranges).unwrap();
+    let text = "path /dev/vda1\n";
+    w.swap_device(&SwapDevice { index: 0, page_size: 4096, bytes: 500 * 4096, text }).unwrap();
+    w.record(Tag::Hostname, [b"rack-7".as_slice()].into_iter()).unwrap();
+    let len = w.finish();
+    meta.truncate(len);
+    meta
+}
+
+fn facts(outcome: Outcome) -> CommitFacts {
+    let mut phases = [(0, 0); MAX_PHASES];
+    phases[0] = (PhaseId::Kernel as u8, 1500);
+    phases[1] = (PhaseId::Memory as u8, 12_345);
+    CommitFacts {
+        outcome,
+        source: SourceKind::Oldmem,
+        io: IoMode::Polled,
+        writes: 42,
+        now: 1_764_000_060,
+        asked: (PAGES, 500),
+        read_errors: 30,
+        phases,
+    }
+}

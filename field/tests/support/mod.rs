@@ -1,0 +1,383 @@
+//! Dumps for tests, written by the real engine, cipher and sink from a pretended
+//! machine or from a real vmcore.
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test program uses its part")]
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex};
+
+use lifeboat_crypt::{
+    DataKey, Identities, Sealer, fingerprint, generate_identity, header_digest, wrap,
+};
+use lifeboat_engine::{
+    CommitFacts, Cursor, EngineError, FrameSink, Frames, Job, Monitor, PageRead, ReadFault, Seal,
+    SealFault, Worker, capture,
+};
+use lifeboat_field::dump::{DumpError, DumpFile, OpenDump};
+use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
+use lifeboat_format::header::KEY_AREA_LEN;
+use lifeboat_format::meta::{MetaWriter, SwapDevice, Tag};
+use lifeboat_format::{
+    ByteOff, ChunkKind, Cipher, CommitRecord, DumpHeader, Id, KeyArea, PAGE, PageRange, Pfn,
+    text_field,
+};
+use lifeboat_sink::DumpWriter;
+use lifeboat_sys::{QueueMode, WriteQueue};
+
+pub const ID: Id = [9; 16];
+
+struct CryptSeal(Sealer);
+impl Seal for CryptSeal {
+    fn cipher(&self) -> Cipher {
+        self.0.cipher()
+    }
+    fn seal(&self, seq: u64, aad: &[u8], payload: &mut [u8]) -> Result<Option<[u8; 16]>, SealFault> {
+        self.0.seal(seq, aad, payload).map_err(|_| SealFault)
+    }
+    fn commit_tag(&self, record: &CommitRecord) -> Result<[u8; 16], SealFault> {
+        self.0.commit_tag(record).map_err(|_| SealFault)
+    }
+}
+
+struct Disk(DumpWriter<WriteQueue>);
+impl FrameSink for Disk {
+    fn position(&self) -> ByteOff {
+        self.0.position()
+    }
+    fn remaining(&self) -> u64 {
+        self.0.remaining()
+    }
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.append(bytes)
+    }
+    fn pad_to(&mut self, to: usize) -> io::Result<()> {
+        self.0.pad_to(to)
+    }
+    fn commit(&mut self, record: &CommitRecord) -> io::Result<()> {
+        self.0.commit(record)
+    }
+}
+
+struct Ever;
+impl Monitor for Ever {
+    fn tick(&self, _: u64) -> bool {
+        true
+    }
+}
+
+/// What a page of the pretended machine holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Zero,
+    Text(u64),
+    Noise(u64),
+    Bad,
+}
+
+pub fn kind_of(seed: u64, page: u64) -> Kind {
+    let x = (page ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    match x % 16 {
+        0..=4 => Kind::Zero,
+        5 if x.is_multiple_of(5) => Kind::Bad,
+        5..=8 => Kind::Noise(x),
+        _ if (page / 500).is_multiple_of(3) => Kind::Zero,
+        _ => Kind::Text(x),
+    }
+}
+
+pub fn fill(kind: Kind, out: &mut [u8]) {
+    match kind {
+        Kind::Zero | Kind::Bad => out.fill(0),
+        Kind::Text(x) => {
+            for (i, b) in out.iter_mut().enumerate() {
+                *b = b"certain consistent complete safe"[(i + x as usize) % 32];
+            }
+        }
+        Kind::Noise(x) => {
+            let mut s = x | 1;
+            for b in out {
+                s ^= s << 13;
+                s ^= s >> 7;
+                s ^= s << 17;
+                *b = s as u8;
+            }
+        }
+    }
+}
+
+/// Memory and swap of a machine: anything that gives pages.
+pub trait Machine: Sync {
+    /// False: cannot be read.
+    fn page(&self, device: Option<u16>, page: u64, out: &mut [u8]) -> bool;
+}
+
+/// Pages computed from a seed; swap devices have their own.
+pub struct Pretended {
+    pub seed: u64,
+    /// Whether some pages cannot be read.
+    pub bad: bool,
+}
+
+impl Pretended {
+    pub fn kind(&self, device: Option<u16>, page: u64) -> Kind {
+        let seed = device.map_or(self.seed, |d| self.seed + 1 + u64::from(d));
+        match kind_of(seed, page) {
+            Kind::Bad if !self.bad => Kind::Zero,
+            kind => kind,
+        }
+    }
+}
+
+impl Machine for Pretended {
+    fn page(&self, device: Option<u16>, page: u64, out: &mut [u8]) -> bool {
+        let kind = self.kind(device, page);
+        fill(kind, out);
+        kind != Kind::Bad
+    }
+}
+
+struct Reader<'m>(&'m dyn Machine, Option<u16>);
+impl PageRead for Reader<'_> {
+    fn read(&mut self, first: Pfn, buf: &mut [u8], bad: &mut dyn FnMut(usize)) -> Result<(), ReadFault> {
+        for (i, page) in buf.chunks_mut(PAGE).enumerate() {
+            if !self.0.page(self.1, first.0 + i as u64, page) {
+                bad(i);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a dump is to be.
+pub struct Setup<'a> {
+    pub machine: &'a dyn Machine,
+    pub ranges: Vec<PageRange>,
+    /// Length of each swap device, bytes.
+    pub swap: Vec<u64>,
+    pub elfcorehdr: Vec<u8>,
+    pub notes: Vec<u8>,
+    pub log: Vec<u8>,
+    pub hostname: &'a str,
+    pub encrypt: bool,
+    pub level: Option<i32>,
+    pub workers: usize,
+    pub chunk_pages: u32,
+    /// Bytes that the dump may take.
+    pub room: u64,
+}
+
+/// A dump's bytes and what opens it.
+pub struct Taken {
+    pub bytes: Vec<u8>,
+    pub record: CommitRecord,
+    pub identity: Option<Identities>,
+}
+
+impl Taken {
+    pub fn open(&self) -> Result<OpenDump, DumpError> {
+        open(self.bytes.clone(), self.identity.as_ref())
+    }
+}
+
+pub fn open(bytes: Vec<u8>, identity: Option<&Identities>) -> Result<OpenDump, DumpError> {
+    OpenDump::unlock(DumpFile::open(Arc::new(bytes))?, identity)
+}
+
+fn run(
+    setup: &Setup<'_>,
+    device: Option<u16>,
+    ranges: &[PageRange],
+    workers: &mut [Worker],
+    frames: &Mutex<Frames<Disk, CryptSeal>>,
+) -> Option<EngineError> {
+    let cursor = Cursor::new(ranges);
+    let job = Job {
+        kind: if device.is_some() { ChunkKind::Swap } else { ChunkKind::Memory },
+        device: device.unwrap_or(0),
+        name: "the machine",
+        cursor: &cursor,
+        monitor: &Ever,
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = workers
+            .iter_mut()
+            .map(|w| {
+                let job = &job;
+                scope.spawn(move || capture(w, job, &mut Reader(setup.machine, device), frames))
+            })
+            .collect();
+        threads.into_iter().find_map(|t| t.join().unwrap().err())
+    })
+}
+
+fn meta(setup: &Setup<'_>, header: &DumpHeader) -> Vec<u8> {
+    let mut buf = vec![0; setup.elfcorehdr.len() + setup.ranges.len() * 24 + 65536];
+    let mut w = MetaWriter::new(&mut buf);
+    let digest = header_digest(&header.encode());
+    w.record(Tag::HeaderDigest, std::iter::once(&digest[..])).unwrap();
+    w.record(Tag::Elfcorehdr, std::iter::once(&setup.elfcorehdr[..])).unwrap();
+    w.ranges(&setup.ranges).unwrap();
+    for (index, bytes) in setup.swap.iter().enumerate() {
+        let index = u16::try_from(index).unwrap();
+        w.swap_device(&SwapDevice { index, page_size: 4096, bytes: *bytes, text: "path /dev/vda2\n" })
+            .unwrap();
+    }
+    w.record(Tag::Hostname, std::iter::once(setup.hostname.as_bytes())).unwrap();
+    let len = w.finish();
+    buf.truncate(len);
+    buf
+}
+
+/// Takes a dump as PID 1 does.
+pub fn take(setup: &Setup<'_>) -> Taken {
+    let file = tempfile::tempfile().unwrap();
+    let header = DumpHeader {
+        dump_id: ID,
+        volume_id: [7; 16],
+        number: 1,
+        created: 2,
+        cipher: if setup.encrypt { Cipher::Aes256Gcm } else { Cipher::None },
+        chunk_pages: setup.chunk_pages,
+        release: text_field("6.1.0-test"),
+        reason: text_field("sysrq triggered crash"),
+        image: text_field("test"),
+    };
+    let mut keys = [0u8; KEY_AREA_LEN];
+    let mut identity = None;
+    let key = setup.encrypt.then(|| DataKey::mix(&[b"a test's key"]));
+    if let Some(key) = &key {
+        let new = generate_identity();
+        let wrapped = wrap(key, &[&new.recipient]).unwrap();
+        KeyArea::encode(&mut keys, 0, &[fingerprint(&new.recipient)], &wrapped).unwrap();
+        identity = Some(Identities::parse(&new.secret).unwrap());
+    } else {
+        KeyArea::encode(&mut keys, 0, &[], &[]).unwrap();
+    }
+    let queue = WriteQueue::new(file.try_clone().unwrap(), QueueMode::Pwrite, 4, 64 << 10);
+    let disk = Disk(DumpWriter::new(queue, 0, setup.room));
+    let mut frames = Frames::new(disk, CryptSeal(Sealer::new(key.as_ref())), &header, &keys);
+    frames.begin().unwrap();
+    let mut workers: Vec<Worker> = (0..setup.workers)
+        .map(|_| Worker::new(setup.level, setup.chunk_pages).unwrap())
+        .collect();
+    frames.text(ChunkKind::Log, &setup.log, workers[0].scratch()).unwrap();
+    frames.text(ChunkKind::Notes, &setup.notes, workers[0].scratch()).unwrap();
+    frames.text(ChunkKind::Meta, &meta(setup, &header), workers[0].scratch()).unwrap();
+    let frames = Mutex::new(frames);
+    let mut stop = run(setup, None, &setup.ranges, &mut workers, &frames);
+    let pages = |bytes: &u64| bytes.div_ceil(PAGE as u64);
+    for (index, bytes) in setup.swap.iter().enumerate() {
+        let range = [PageRange::new(0, pages(bytes))];
+        if stop.is_none() {
+            stop = run(setup, Some(u16::try_from(index).unwrap()), &range, &mut workers, &frames);
+        }
+    }
+    assert!(stop.as_ref().is_none_or(EngineError::can_commit), "{stop:?}");
+    let mut frames = frames.into_inner().unwrap();
+    frames.open_reserve();
+    frames.text(ChunkKind::Trailer, b"the trailer", workers[0].scratch()).unwrap();
+    let facts = CommitFacts {
+        outcome: if stop.is_some() { Outcome::Full } else { Outcome::Complete },
+        source: SourceKind::File,
+        io: IoMode::Pwrite,
+        writes: 1,
+        now: 3,
+        asked: (setup.ranges.iter().map(|r| r.pages()).sum(), setup.swap.iter().map(pages).sum()),
+        read_errors: 0,
+        phases: [(0, 0); MAX_PHASES],
+    };
+    let record = frames.finish(&facts).unwrap();
+    let mut bytes = vec![0; usize::try_from(record.total_len).unwrap()];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    Taken { bytes, record, identity }
+}
+
+/// One ELF note.
+pub fn note(name: &str, kind: u32, desc: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend(u32::try_from(name.len() + 1).unwrap().to_le_bytes());
+    out.extend(u32::try_from(desc.len()).unwrap().to_le_bytes());
+    out.extend(kind.to_le_bytes());
+    out.extend(name.as_bytes());
+    out.resize((out.len() + 1).next_multiple_of(4), 0);
+    out.extend(desc);
+    out.resize(out.len().next_multiple_of(4), 0);
+    out
+}
+
+/// An elfcorehdr: a PT_NOTE, then PT_LOADs of `(paddr, size, vaddr)`, bytes.
+pub fn elfcorehdr(loads: &[(u64, u64, u64)]) -> Vec<u8> {
+    let mut out = vec![0u8; 64];
+    out[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    out[16..20].copy_from_slice(&[4, 0, 62, 0]);
+    out[32] = 64;
+    out[54] = 56;
+    out[56..58].copy_from_slice(&u16::try_from(loads.len() + 1).unwrap().to_le_bytes());
+    let mut push = |kind: u32, off: u64, vaddr: u64, paddr: u64, size: u64| {
+        out.extend(kind.to_le_bytes());
+        out.extend(7u32.to_le_bytes());
+        for v in [off, vaddr, paddr, size, size, 0] {
+            out.extend(v.to_le_bytes());
+        }
+    };
+    push(4, 0x5000, 0, 0x5000, 0x1000);
+    for (paddr, size, vaddr) in loads {
+        push(1, *paddr, *vaddr, *paddr, *size);
+    }
+    out
+}
+
+const DIRECT: u64 = 0xffff_8880_0000_0000;
+pub const TEXT: u64 = 0xffff_ffff_8100_0000;
+/// Where the pretended kernel's text lies, and its pages.
+pub const TEXT_AT: u64 = 0x30_0000;
+pub const TEXT_LEN: u64 = 0x8_0000;
+
+/// The loads of the pretended machine: low memory that ends within a page, RAM
+/// that holds the kernel's text, RAM high up.
+pub fn loads() -> Vec<(u64, u64, u64)> {
+    vec![
+        (TEXT_AT, TEXT_LEN, TEXT),
+        (0x1000, 0x9_ec00, DIRECT + 0x1000),
+        (0x10_0000, 0x220_0000, DIRECT + 0x10_0000),
+        (0x1_0000_0000, 0x30_9000, DIRECT + 0x1_0000_0000),
+    ]
+}
+
+/// Its ranges, in pages.
+pub fn ranges() -> Vec<PageRange> {
+    vec![
+        PageRange::new(1, 0xa0),
+        PageRange::new(0x100, 0x2300),
+        PageRange::new(0x10_0000, 0x10_0309),
+    ]
+}
+
+pub fn notes() -> Vec<u8> {
+    let mut out = note("CORE", 1, &[7; 336]);
+    out.extend(note("CORE", 1, &[8; 336]));
+    out.extend(note(
+        "VMCOREINFO",
+        0,
+        b"OSRELEASE=6.1.0-test\nPAGESIZE=4096\nNUMBER(phys_base)=-1048576\nCRASHTIME=1700000000\n",
+    ));
+    out
+}
+
+/// The usual dump: everything in it, some pages unreadable if `machine` says so.
+pub fn standard(machine: &dyn Machine) -> Setup<'_> {
+    Setup {
+        machine,
+        ranges: ranges(),
+        swap: vec![3 << 20, (1 << 20) + 512],
+        elfcorehdr: elfcorehdr(&loads()),
+        notes: notes(),
+        log: b"a line of the log\n".repeat(40_000),
+        hostname: "db7",
+        encrypt: true,
+        level: Some(1),
+        workers: 2,
+        chunk_pages: 64,
+        room: 1 << 40,
+    }
+}

@@ -1,0 +1,3 @@
+//! `make demo`.
+#![forbid(unsafe_code)]
+fn main() {}

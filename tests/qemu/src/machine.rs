@@ -1,0 +1,283 @@
+//! One virtual machine: QEMU without KVM, its RAM in a file, two serial ports
+//! (the kernel's console and the host's orders) and a QMP socket.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::console::{Console, Line};
+use crate::disk::{Disk, copy_sparse};
+use crate::error::{Context as _, Failure, Res, ensure};
+use crate::paths::Scrap;
+use crate::qmp::{Qmp, connect};
+
+/// How the disk hangs on the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// virtio-blk on PCI, two queues (a poll queue needs the second).
+    Virtio,
+    /// NVMe.
+    Nvme,
+    /// SATA on q35's own AHCI.
+    Ahci,
+}
+
+impl Bus {
+    /// Modules the victim may have to load; those built in are skipped.
+    #[must_use]
+    pub fn modules(self) -> &'static [&'static str] {
+        match self {
+            Self::Virtio => &["virtio_pci", "virtio_blk"],
+            Self::Nvme => &["nvme"],
+            Self::Ahci => &["ahci", "sd_mod"],
+        }
+    }
+
+    fn device(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio-blk-pci,id=disk,drive=d0,num-queues=2",
+            Self::Nvme => "nvme,id=disk,drive=d0,serial=lifeboat",
+            Self::Ahci => "ide-hd,id=disk,drive=d0,bus=ide.0",
+        }
+    }
+}
+
+/// What to start.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// The victim kernel.
+    pub vmlinuz: &'a Path,
+    /// Its initramfs.
+    pub initramfs: &'a Path,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Size of the crash kernel's reservation, as `crashkernel=` takes it.
+    pub crashkernel: &'a str,
+    /// How the disk is attached.
+    pub bus: Bus,
+    /// The disk.
+    pub disk: &'a Disk,
+    /// Whether the machine has an i6300esb watchdog that resets it.
+    pub watchdog: bool,
+    /// Folder for logs and sockets.
+    pub work: &'a Path,
+}
+
+/// A running machine; dropped, it is killed.
+#[derive(Debug)]
+pub struct Machine {
+    child: Child,
+    qmp: Qmp,
+    orders: UnixStream,
+    ram: Scrap,
+    ram_bytes: u64,
+    /// The first serial port: victim's kernel, crash kernel and its PID 1.
+    pub console: Console,
+    /// The second serial port: the guest's answers.
+    pub control: Console,
+    /// When it was started.
+    pub start: Instant,
+}
+
+/// What a program in the guest printed, and its exit code.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Exit code; 128 + signal if it was killed.
+    pub code: i32,
+    /// Stdout and stderr.
+    pub text: String,
+}
+
+impl Machine {
+    /// Starts QEMU. The machine runs at once.
+    ///
+    /// # Errors
+    /// When QEMU does not start.
+    pub fn start(setup: &Setup<'_>) -> Res<Self> {
+        let work = setup.work;
+        let ram_bytes = setup.memory_mib << 20;
+        let ram = ram_file(work, ram_bytes);
+        let (qmp, serial) = (work.join("qmp.sock"), work.join("control.sock"));
+        for old in [&qmp, &serial] {
+            let _ = fs::remove_file(old);
+        }
+        let errors = File::create(work.join("qemu.log")).ctx("qemu.log")?;
+        let mut command = qemu(setup, &ram);
+        command
+            .arg("-qmp")
+            .arg(format!("unix:{},server=on,wait=off", qmp.display()))
+            .arg("-serial")
+            .arg("stdio")
+            .arg("-serial")
+            .arg(format!("unix:{},server=on,wait=on", serial.display()));
+        let start = Instant::now();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()
+            .ctx("qemu-system-x86_64\nhint: scripts/bootstrap.sh")?;
+        let output = child.stdout.take().ctx("QEMU's output")?;
+        let log = |name: &str| File::create(work.join(name)).ctx(name);
+        let orders = connect(&serial)?;
+        let answers = orders.try_clone().ctx("the second serial port")?;
+        Ok(Self {
+            qmp: Qmp::connect(&qmp)?,
+            console: Console::follow("console", start, output, log("console.log")?),
+            control: Console::follow("control port", start, answers, log("control.log")?),
+            orders,
+            child,
+            ram: Scrap(ram),
+            ram_bytes,
+            start,
+        })
+    }
+
+    /// Waits until the guest's init is ready, from line `mark` of the control port on.
+    ///
+    /// # Errors
+    /// When it is not within `limit`.
+    pub fn wait_ready(&self, mark: usize, limit: Duration) -> Res<Line> {
+        let found = self.control.wait(mark, limit, "the guest's init", |l| l.starts_with("LB ready"));
+        Ok(found?.1)
+    }
+
+    /// Gives the guest an order and waits for its end.
+    ///
+    /// # Errors
+    /// When there is no answer within `limit`.
+    pub fn order(&mut self, order: &str, limit: Duration) -> Res<Answer> {
+        let mark = self.control.mark();
+        self.send(order)?;
+        let (end, line) =
+            self.control.wait(mark, limit, &format!("the end of `{order}`"), |l| {
+                l.starts_with("LB exit ")
+            })?;
+        let lines = self.control.since(mark);
+        let text: String =
+            lines.iter().take(end - mark).map(|l| format!("{}\n", l.text)).collect();
+        let code = line.text.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(-1);
+        Ok(Answer { code, text })
+    }
+
+    /// Like [`Machine::order`], and the exit code must be 0; gives the output.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn must(&mut self, order: &str, limit: Duration) -> Res<String> {
+        let answer = self.order(order, limit)?;
+        ensure(
+            answer.code == 0,
+            format_args!("in the guest, `{order}` ended with {}:\n{}", answer.code, answer.text),
+        )?;
+        Ok(answer.text)
+    }
+
+    /// Sends an order without waiting for an answer.
+    ///
+    /// # Errors
+    /// When QEMU is gone.
+    pub fn send(&mut self, order: &str) -> Res<()> {
+        writeln!(self.orders, "{order}").ctx("the second serial port")
+    }
+
+    /// Stops the machine's CPUs.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn pause(&mut self) -> Res<()> {
+        self.qmp.run("stop", json!({})).map(drop)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn resume(&mut self) -> Res<()> {
+        self.qmp.run("cont", json!({})).map(drop)
+    }
+
+    /// Lets the disk do at most this many bytes a second; 0: as fast as it can.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn throttle(&mut self, bytes_per_second: u64) -> Res<()> {
+        let limits = json!({ "id": "disk", "bps": bytes_per_second, "bps_rd": 0, "bps_wr": 0,
+            "iops": 0, "iops_rd": 0, "iops_wr": 0 });
+        self.qmp.run("block_set_io_throttle", limits).map(drop)
+    }
+
+    /// Copies the machine's memory to a file, holes kept.
+    ///
+    /// # Errors
+    /// When a file fails.
+    pub fn save_ram(&self, to: &Path) -> Res<()> {
+        copy_sparse(&self.ram.0, 0, self.ram_bytes, to)
+    }
+
+    /// Waits for QEMU to end, which it does at a power-off.
+    ///
+    /// # Errors
+    /// When it still runs after `limit`.
+    pub fn wait_off(&mut self, limit: Duration) -> Res<()> {
+        let end = Instant::now() + limit;
+        while Instant::now() < end {
+            if self.child.try_wait().ctx("QEMU")?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Err(Failure::check(format_args!("the machine is still on after {} s", limit.as_secs())))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// RAM in memory where there is room for it, the tests' own needs and a second machine.
+fn ram_file(work: &Path, bytes: u64) -> PathBuf {
+    let room = rustix::fs::statvfs("/dev/shm").map_or(0, |s| s.f_bavail * s.f_frsize);
+    if room >= 3 * bytes && bytes <= 2 << 30 {
+        let name = work.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        return Path::new("/dev/shm").join(format!("lifeboat-{}-{name}", std::process::id()));
+    }
+    work.join("ram")
+}
+
+fn qemu(setup: &Setup<'_>, ram: &Path) -> Command {
+    let mib = setup.memory_mib;
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args(["-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max", "-smp", "2"])
+        .args(["-machine", "q35,memory-backend=ram", "-m", &format!("{mib}M")])
+        .arg("-object")
+        .arg(format!("memory-backend-file,id=ram,size={mib}M,share=on,mem-path={}", ram.display()))
+        .arg("-drive")
+        .arg(format!(
+            "if=none,id=d0,format=raw,file={},throttling.bps-total=0",
+            setup.disk.path.display()
+        ))
+        .args(["-device", setup.bus.device()])
+        .arg("-kernel")
+        .arg(setup.vmlinuz)
+        .arg("-initrd")
+        .arg(setup.initramfs)
+        .arg("-append")
+        .arg(format!(
+            "console=ttyS0 loglevel=4 crashkernel={} panic=30 init_on_alloc=0",
+            setup.crashkernel
+        ));
+    if setup.watchdog {
+        command.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
+    }
+    command
+}
