@@ -106,28 +106,29 @@ impl Opener {
     /// [`CryptError::Forged`] when payload, tag or header were changed;
     /// `stored` then holds nothing of use and is emptied.
     pub fn open(&self, header: &ChunkHeader, stored: &mut Vec<u8>) -> Result<(), CryptError> {
-        let forged = CryptError::Forged { what: "a chunk" };
+        let opened = self.open_slice(header, stored);
+        match opened {
+            Some(len) => stored.truncate(len),
+            None => stored.clear(),
+        }
+        opened.map(|_| ()).ok_or(CryptError::Forged { what: "a chunk" })
+    }
+
+    /// Length of the plaintext, which then stands at the start of `stored`.
+    fn open_slice(&self, header: &ChunkHeader, stored: &mut [u8]) -> Option<usize> {
         let Some(cipher) = &self.0 else {
-            return if header.cipher == Cipher::None { Ok(()) } else { Err(forged) };
+            return (header.cipher == Cipher::None).then_some(stored.len());
         };
         if header.cipher != Cipher::Aes256Gcm {
-            return Err(forged);
+            return None;
         }
-        let Some((payload, tag)) = stored.split_last_chunk_mut::<TAG_LEN>() else {
-            return Err(forged);
-        };
+        let (payload, tag) = stored.split_last_chunk_mut::<TAG_LEN>()?;
         let nonce = Nonce::from(nonce(CHUNK_DOMAIN, header.seq));
-        let tag = Tag::from(*tag);
-        match cipher.decrypt_inout_detached(&nonce, &header.aad(), payload.into(), &tag) {
-            Ok(()) => {
-                stored.truncate(stored.len() - TAG_LEN);
-                Ok(())
-            }
-            Err(_) => {
-                stored.clear();
-                Err(forged)
-            }
-        }
+        let (tag, len) = (Tag::from(*tag), payload.len());
+        cipher
+            .decrypt_inout_detached(&nonce, &header.aad(), payload.into(), &tag)
+            .ok()
+            .map(|()| len)
     }
 
     /// Checks a commit record's tag. A dump in the clear has none to check.
