@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(early) => {
             if early.status.is_ok() {
-                println!("{}", early.output.trim_end());
+                crate::ui::say!("{}", early.output.trim_end());
                 return ExitCode::SUCCESS;
             }
             eprintln!(
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         }
     };
     if cli.version {
-        println!(
+        crate::ui::say!(
             "lifeboat {}, dump format {}",
             env!("CARGO_PKG_VERSION"),
             lifeboat_format::FORMAT_VERSION

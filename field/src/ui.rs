@@ -5,7 +5,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -156,6 +156,25 @@ impl<T, E: Error + 'static> Context<T> for Result<T, E> {
         self.map_err(|e| Failure::of(&e))
     }
 }
+
+/// Writes to stdout. A reader that went away (`lifeboat list | head`) is no
+/// failure; `println!` would panic there.
+pub(crate) fn put(text: impl fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    if let Err(e) = write!(out, "{text}").and_then(|()| out.flush())
+        && e.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        warn(format!("standard output: {e}"));
+    }
+}
+
+/// A line on stdout, see [`put`].
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::ui::put(format_args!("{}\n", format_args!($($text)*)))
+    };
+}
+pub(crate) use say;
 
 /// A warning on stderr, seen even when stdout is piped away.
 pub(crate) fn warn(text: impl fmt::Display) {

@@ -1,4 +1,14 @@
 //! Keys and seals, and an independent age implementation as the judge of the wrap.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::too_many_lines,
+    reason = "a test that fails shall panic"
+)]
 
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -1,5 +1,15 @@
 //! A whole dump through the real sink and cipher into a file, read back with
 //! nothing but the format crate, for sources with holes, faults and little room.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::too_many_lines,
+    reason = "a test that fails shall panic"
+)]
 
 use std::collections::BTreeMap;
 use std::io;
@@ -72,7 +82,7 @@ fn page_of(seed: u64, pfn: u64) -> Page {
     let x = (pfn ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
     match x % 16 {
         0..=5 => Page::Zero,
-        6 if x % 5 == 0 => Page::Bad,
+        6 if x.is_multiple_of(5) => Page::Bad,
         6..=9 => Page::Noise(x),
         // Long zero stretches too.
         _ if (pfn / 500).is_multiple_of(3) => Page::Zero,
@@ -236,8 +246,11 @@ fn take(setup: &Setup) -> Taken {
     Taken { bytes, record, key, stop: stop.map(|e| e.to_string()) }
 }
 
+type Pages = BTreeMap<u64, (PageClass, Vec<u8>)>;
+type Texts = BTreeMap<ChunkKind, Vec<u8>>;
+
 /// Reads a dump with the format crate alone: pages by pfn, and text by kind.
-fn read_back(taken: &Taken) -> (BTreeMap<u64, (PageClass, Vec<u8>)>, BTreeMap<ChunkKind, Vec<u8>>) {
+fn read_back(taken: &Taken) -> (Pages, Texts) {
     let bytes = &taken.bytes;
     let header = DumpHeader::decode(bytes[..BLOCK].try_into().unwrap()).unwrap();
     let copy = usize::try_from(taken.record.header_copy.0).unwrap();

@@ -16,6 +16,7 @@
 //! * **valid** means that the bytes authenticate; **complete** that all that was
 //!   asked for is there. A partial dump is valid.
 #![no_std]
+#![forbid(unsafe_code)]
 
 pub mod bootcfg;
 pub mod chunk;

@@ -1,4 +1,14 @@
 //! FORMAT.md's offsets against the structures, and hostile bytes against the readers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::too_many_lines,
+    reason = "a test that fails shall panic"
+)]
 
 use lifeboat_format::bootcfg::{
     Action, BootConfig, Led, MemorySource, Selector, SwapPlan, Watchdog,

@@ -1,4 +1,14 @@
 //! Guard, slots and plans of a volume on a real file.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::too_many_lines,
+    reason = "a test that fails shall panic"
+)]
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -164,8 +164,11 @@ fn sizes_in_a_sealed_header_are_not_believed() {
     }
 }
 
-/// Boot records of an image, each `(sector, entries of (type, start, length))`.
-fn msdos_image(len: usize, records: &[(usize, &[(u8, u32, u32)])]) -> Vec<u8> {
+/// Type, start and length of an entry in a boot record.
+type Raw = (u8, u32, u32);
+
+/// An image with boot records at these sectors.
+fn msdos_image(len: usize, records: &[(usize, &[Raw])]) -> Vec<u8> {
     let mut image = vec![0u8; len];
     for (sector, entries) in records {
         let record = &mut image[sector * 512..(sector + 1) * 512];

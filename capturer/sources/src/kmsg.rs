@@ -95,6 +95,16 @@ struct Ring {
     tail: u64,
 }
 
+/// What a descriptor leads to.
+enum Found {
+    /// Text of `len` bytes, logged `ts` ns after boot.
+    Text { ts: u64, len: usize },
+    /// A record in the making, or one that was overwritten or could not be stored.
+    Lost,
+    /// No record.
+    Free,
+}
+
 fn value(v: Option<u64>, kind: &'static str, name: &'static str) -> Result<usize, KmsgError> {
     v.and_then(|v| usize::try_from(v).ok())
         .filter(|v| *v <= MAX_STRUCT)
@@ -181,14 +191,13 @@ impl Ring {
         (self.head.wrapping_sub(self.tail) & ID_MASK) + 1
     }
 
-    /// The record of descriptor `id`: its time in ns, and its text in `buf`. `None`
-    /// when it was in the making, overwritten or lost.
+    /// The record of descriptor `id`, its text in `buf`.
     fn record(
         &self,
         virt: &mut VirtReader<'_>,
         id: u64,
         buf: &mut [u8],
-    ) -> Result<Option<(u64, usize)>, KmsgError> {
+    ) -> Result<Found, KmsgError> {
         let index = id & ((1 << self.count_bits) - 1);
         let mut raw = [0u8; MAX_STRUCT];
         let l = &self.layout;
@@ -201,7 +210,9 @@ impl Ring {
         let next = le64(part, l.next).ok_or(short("prb_data_blk_lpos.next"))?;
         // desc_committed and desc_finalized
         if !matches!(state >> STATE_SHIFT, 1 | 2) || state & ID_MASK != id {
-            return Ok(None);
+            // desc_reusable: the descriptor that the ring starts with, never written.
+            let free = state >> STATE_SHIFT == 3;
+            return Ok(if free { Found::Free } else { Found::Lost });
         }
         let part = raw.get_mut(..l.info_size).unwrap_or_default();
         virt.read(self.infos.wrapping_add(index * l.info_size as u64), part)
@@ -209,19 +220,19 @@ impl Ring {
         let ts = le64(part, l.info_ts).ok_or(short("printk_info.ts_nsec"))?;
         let len = le16(part, l.info_len).ok_or(short("printk_info.text_len"))?;
         if begin == EMPTY_LINE && next == EMPTY_LINE {
-            return Ok(Some((ts, 0)));
+            return Ok(Found::Text { ts, len: 0 });
         }
-        let Some((at, room)) = self.block(begin, next) else { return Ok(None) };
+        let Some((at, room)) = self.block(begin, next) else { return Ok(Found::Lost) };
         let block = self.data.wrapping_add(at);
         // A block begins with the identity of its descriptor; another one there means
         // that the text was overwritten.
         if virt.u64(block).map_err(memory("log text"))? != id {
-            return Ok(None);
+            return Ok(Found::Lost);
         }
         let len = usize::from(len).min(usize::try_from(room).unwrap_or(usize::MAX));
         let text = buf.get_mut(..len).unwrap_or_default();
         virt.read(block.wrapping_add(8), text).map_err(memory("log text"))?;
-        Ok(Some((ts, text.len())))
+        Ok(Found::Text { ts, len: text.len() })
     }
 
     /// Where a data block lies in the ring, and how many bytes of text it can hold.
@@ -270,9 +281,13 @@ pub fn render(
     let span = ring.span();
     for back in 0..span {
         let id = ring.head.wrapping_sub(back) & ID_MASK;
-        let Some((ts, len)) = ring.record(virt, id, &mut text)? else {
-            out.skipped += 1;
-            continue;
+        let (ts, len) = match ring.record(virt, id, &mut text)? {
+            Found::Text { ts, len } => (ts, len),
+            Found::Lost => {
+                out.skipped += 1;
+                continue;
+            }
+            Found::Free => continue,
         };
         lines.clear();
         format_record(ts, text.get(..len).unwrap_or_default(), &mut lines);

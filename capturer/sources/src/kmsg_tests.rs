@@ -124,7 +124,10 @@ fn render_with(ram: &mut Ram, info: &str, room: usize) -> Result<(String, Render
 #[test]
 fn renders_states_lines_escapes_and_wrapped_blocks() {
     // Identities wrap at 2^62, positions start near the end of the data ring.
-    let mut log = Log::new(ID_MASK - 1, 512 * 7 - 64);
+    let mut log = Log::new(ID_MASK - 2, 512 * 7 - 64);
+    // The descriptor that the ring starts with: reusable, no record.
+    log.desc(3, 1, 1);
+    log.bump();
     log.add(FINALIZED, 0, b"Linux version 6.1.0");
     log.add(FINALIZED, 1_234_567_890, b"this one does not fit at the end of the ring");
     log.add(0, 0, b"still being written");

@@ -50,7 +50,7 @@ pub(crate) fn arm(args: &cli::Arm) -> Ended {
     if let Some(old) = &mut orders.config.seed {
         old.zeroize();
     }
-    print!("{}", summary(&note, &targets));
+    crate::ui::put(summary(&note, &targets));
     if let Err(e) = state::write(&note) {
         warn("armed, but no note of it could be kept, so `lifeboat status` will not know it:");
         e.report();
@@ -62,7 +62,7 @@ pub(crate) fn arm(args: &cli::Arm) -> Ended {
 pub(crate) fn disarm() -> Ended {
     if state::loaded() == Some(false) {
         state::remove()?;
-        println!("not armed: no crash kernel was loaded");
+        crate::ui::say!("not armed: no crash kernel was loaded");
         return Ok(Outcome::Good);
     }
     lifeboat_sys::kexec::unload_crash().map_err(|e| {
@@ -71,7 +71,7 @@ pub(crate) fn disarm() -> Ended {
             .hint("kexec_file_load needs root (CAP_SYS_BOOT) and a kernel with CONFIG_KEXEC_FILE")
     })?;
     state::remove()?;
-    println!("disarmed: a panic now leaves no dump");
+    crate::ui::say!("disarmed: a panic now leaves no dump");
     Ok(Outcome::Good)
 }
 
@@ -89,7 +89,7 @@ pub(crate) fn status(args: &cli::Status) -> Ended {
             "targets": targets.iter().map(Target::json).collect::<Vec<_>>(),
         }))?;
     } else {
-        print!("{}", status_text(loaded, reserved, note.as_ref(), &targets));
+        crate::ui::put(status_text(loaded, reserved, note.as_ref(), &targets));
     }
     Ok(if armed { Outcome::Good } else { Outcome::Failed })
 }

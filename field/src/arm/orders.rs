@@ -44,7 +44,11 @@ impl Orders {
         config.armed_at = now();
         if config.hostname.is_empty() {
             let uname = rustix::system::uname();
-            config.hostname = fixed(&uname.nodename().to_string_lossy(), "the host's name")?;
+            let name = uname.nodename().to_string_lossy();
+            // What the kernel says before anybody named the host.
+            if name != "(none)" {
+                config.hostname = fixed(&name, "the host's name")?;
+            }
         }
         let mut cmdline = profile.cmdline();
         if let Some(more) = &args.cmdline_append {

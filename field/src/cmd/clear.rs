@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Clear) -> Ended {
     let mut volume = super::writable(&window)?;
     volume.update(slot, |r| r.state = SlotState::Cleared).context(&window.name)?;
     let extent = record.extent();
-    println!(
+    crate::ui::say!(
         "cleared dump {} of {}: {} free again",
         record.number,
         window.name,

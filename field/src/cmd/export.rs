@@ -126,7 +126,7 @@ fn finish(
     for words in &report.warnings {
         warn(safe(words));
     }
-    println!(
+    crate::ui::say!(
         "wrote {}: {}, {} pages with contents, {} zero, {} missing",
         path.display(),
         ui::bytes(report.len),
@@ -148,7 +148,7 @@ fn write_whole(out: Output, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let mut file = out.file();
     file.write_all(bytes).context(path.display())?;
     out.finish()?;
-    println!("wrote {}: {}", path.display(), ui::bytes(bytes.len() as u64));
+    crate::ui::say!("wrote {}: {}", path.display(), ui::bytes(bytes.len() as u64));
     Ok(())
 }
 

@@ -40,10 +40,10 @@ pub(crate) fn run(args: &Format) -> Ended {
             .context(&window.name)?;
     volume.guard().context(format!("{} after formatting", window.name))?;
     let sb = volume.superblock();
-    println!("formatted {}", window.name);
-    println!("  volume     {}", hex(&sb.volume_id));
-    println!("  partition  {} at byte {}", bytes(sb.part_len), sb.part_start.0);
-    println!(
+    crate::ui::say!("formatted {}", window.name);
+    crate::ui::say!("  volume     {}", hex(&sb.volume_id));
+    crate::ui::say!("  partition  {} at byte {}", bytes(sb.part_len), sb.part_start.0);
+    crate::ui::say!(
         "  for dumps  {}, at most {}",
         bytes(sb.data_end().0 - sb.data_start().0),
         sb.max_dumps
@@ -58,7 +58,7 @@ fn refuse_in_use(window: &Window) -> Result<(), Failure> {
     };
     match why {
         None => Ok(()),
-        Some(why) => Err(Failure::new(format!("{} is in use: {why}", window.name))
+        Some(why) => Err(Failure::new(format!("{} cannot be formatted: {why}", window.name))
             .hint("name a partition that nothing uses; --force does not override this")),
     }
 }

@@ -27,7 +27,7 @@ pub(crate) fn run(args: &Keygen) -> Ended {
             let out = Output::create(path, args.force)?;
             out.file().write_all(text.as_bytes()).context(path.display())?;
             out.finish()?;
-            println!("{}", new.recipient);
+            crate::ui::say!("{}", new.recipient);
         }
     }
     Ok(Outcome::Good)

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &List) -> Ended {
         super::print_json(&json!({ "volumes": list }))?;
     } else {
         for g in &groups {
-            print!("{}", group_text(g));
+            crate::ui::put(group_text(g));
         }
     }
     Ok(outcome(&groups))

@@ -11,8 +11,6 @@ pub(crate) mod pull;
 pub(crate) mod summary;
 pub(crate) mod verify;
 
-use std::io::Write as _;
-
 use lifeboat_sink::{FileDev, Volume, VolumeError};
 
 use crate::cli::Which;
@@ -23,7 +21,8 @@ use summary::Summary;
 /// Prints JSON on stdout.
 pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).context("JSON")?;
-    writeln!(std::io::stdout().lock(), "{text}").context("standard output")
+    crate::ui::say!("{text}");
+    Ok(())
 }
 
 /// The dump that the user means.

@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Pull) -> Ended {
     if copy.lost > 0 {
         warn(format!("{} could not be read and are zeros in the copy", ui::bytes(copy.lost)));
     }
-    println!(
+    crate::ui::say!(
         "pulled dump {} of {} into {}: {}, {} chunks good, {} findings",
         dump.number,
         window.name,

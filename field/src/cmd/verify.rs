@@ -47,22 +47,22 @@ fn count(v: &Verdict) -> u64 {
 }
 
 fn print(name: &str, v: &Verdict, clear: bool) {
-    println!("{name}: {}", ui::bytes(v.bytes));
-    println!("  dump        {}", v.dump_id);
+    crate::ui::say!("{name}: {}", ui::bytes(v.bytes));
+    crate::ui::say!("  dump        {}", v.dump_id);
     let kinds: Vec<String> = v.kinds.iter().map(|(k, n)| format!("{n} {k}")).collect();
-    println!(
+    crate::ui::say!(
         "  chunks      {} good, {} damaged ({})",
         v.good_chunks,
         v.bad_chunks,
         kinds.join(", ")
     );
-    println!("  memory      {}", pages(&v.memory));
-    println!("  swap        {}", pages(&v.swap));
-    println!("  outcome     {}", v.outcome.unwrap_or("never committed"));
+    crate::ui::say!("  memory      {}", pages(&v.memory));
+    crate::ui::say!("  swap        {}", pages(&v.swap));
+    crate::ui::say!("  outcome     {}", v.outcome.unwrap_or("never committed"));
     if let Some(sum) = &v.sha256 {
-        println!("  sha256      {sum}");
+        crate::ui::say!("  sha256      {sum}");
     }
-    println!(
+    crate::ui::say!(
         "  checked     {}",
         match (v.opened, clear) {
             (true, false) => "checksums, every seal, contents, index, header digest",
@@ -71,13 +71,13 @@ fn print(name: &str, v: &Verdict, clear: bool) {
         }
     );
     for f in v.findings.iter().take(SHOWN) {
-        println!("  DAMAGED     bytes {} to {}: {}", f.start, f.end, safe(&f.text));
+        crate::ui::say!("  DAMAGED     bytes {} to {}: {}", f.start, f.end, safe(&f.text));
     }
     let more = count(v).saturating_sub(SHOWN as u64);
     if more > 0 {
-        println!("  DAMAGED     and {more} more; --json lists them");
+        crate::ui::say!("  DAMAGED     and {more} more; --json lists them");
     }
-    println!(
+    crate::ui::say!(
         "  verdict     {}",
         match (v.is_sound(), v.is_complete()) {
             (false, _) => "damaged",

@@ -1,5 +1,11 @@
 //! Dumps for tests, written by the real engine, cipher and sink from a pretended
 //! machine or from a real vmcore.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "test code"
+)]
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test program uses its part")]
 
 use std::io;

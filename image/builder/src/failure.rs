@@ -47,8 +47,12 @@ impl<T> Step<T> for Result<T, std::io::Error> {
         self.map_err(|e| {
             let hint = match e.kind() {
                 std::io::ErrorKind::PermissionDenied => "the builder needs to read and write there",
-                std::io::ErrorKind::StorageFull => "free some space: a kernel build takes about 2.5 GB in the cache",
-                std::io::ErrorKind::NotFound => "run it within the checkout, or name it with --root",
+                std::io::ErrorKind::StorageFull => {
+                    "free some space: a kernel build takes about 2.5 GB in the cache"
+                }
+                std::io::ErrorKind::NotFound => {
+                    "run it within the checkout, or name it with --root"
+                }
                 _ => "look at the file named above",
             };
             Failure::new(e.to_string()).within(what()).hint(hint)

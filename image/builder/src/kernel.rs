@@ -25,8 +25,17 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("TZ", "UTC"),
 ];
 /// What would change the build from outside.
-const UNSET: &[&str] =
-    &["LOCALVERSION", "KCFLAGS", "KAFLAGS", "KCPPFLAGS", "CROSS_COMPILE", "MAKEFLAGS", "CC", "LD", "LLVM"];
+const UNSET: &[&str] = &[
+    "LOCALVERSION",
+    "KCFLAGS",
+    "KAFLAGS",
+    "KCPPFLAGS",
+    "CROSS_COMPILE",
+    "MAKEFLAGS",
+    "CC",
+    "LD",
+    "LLVM",
+];
 const TOOLS: &[&str] = &["make", "gcc", "ld", "flex", "bison", "bc", "zstd", "cp"];
 
 /// A built kernel.
@@ -43,7 +52,12 @@ pub(crate) struct Kernel {
 }
 
 /// Builds the kernel of a profile, or finds it in the cache.
-pub(crate) fn build(root: &Path, cache: &Cache, profile: &Profile, report: &Report) -> Result<Kernel, Failure> {
+pub(crate) fn build(
+    root: &Path,
+    cache: &Cache,
+    profile: &Profile,
+    report: &Report,
+) -> Result<Kernel, Failure> {
     run::need(TOOLS)?;
     let source = source::obtain(cache, &profile.kernel).step(|| "kernel source".to_owned())?;
     report.line("source", &format!("{} {}", source.origin.name, source.origin.version));
@@ -120,7 +134,8 @@ fn make(
     let config = fs::read_to_string(&path).step(|| path.display().to_string())?;
     kconfig::check(fragments, &config)?;
     let on = kconfig::symbols(&config).values().filter(|v| **v != "n").count();
-    report.line("config", &format!("{on} options on, all as asked; building (5 to 10 CPU minutes)"));
+    report
+        .line("config", &format!("{on} options on, all as asked; building (5 to 10 CPU minutes)"));
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let jobs = format!("-j{jobs}");
     run::logged(&mut kbuild(&tree, &obj, &[&jobs, "bzImage"]), "make bzImage", &log)?;

@@ -49,8 +49,9 @@ pub(crate) fn build(root: &Path) -> Result<Programs, Failure> {
     // Joined to the flags of .cargo/config.toml, which make the programs static.
     cargo.arg("--config").arg(format!("target.{TARGET}.rustflags=[{rust_maps}]"));
     cargo.env("CFLAGS", c_maps).env("SOURCE_DATE_EPOCH", "0");
-    run::logged(&mut cargo, "cargo build", &root.join("target/image/build.log"))
-        .map_err(|e| e.hint("run the same with `cargo build --release -p lifeboat-init -p lifeboat`"))?;
+    run::logged(&mut cargo, "cargo build", &root.join("target/image/build.log")).map_err(|e| {
+        e.hint("run the same with `cargo build --release -p lifeboat-init -p lifeboat`")
+    })?;
     let dir = target.join(TARGET).join("release");
     Ok(Programs {
         init: dir.join("lifeboat-init"),
@@ -63,7 +64,13 @@ pub(crate) fn build(root: &Path) -> Result<Programs, Failure> {
 fn rust(tool: &str, root: &Path) -> Command {
     let mut command = Command::new(tool);
     command.current_dir(root);
-    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTC_WRAPPER"] {
+    for name in [
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_TARGET_DIR",
+        "CARGO_BUILD_TARGET",
+        "RUSTC_WRAPPER",
+    ] {
         command.env_remove(name);
     }
     command
@@ -89,8 +96,8 @@ pub(crate) fn linked(root: &Path) -> Result<Vec<Linked>, Failure> {
     let text = run::output(&mut tree)?;
     let path = root.join("Cargo.lock");
     let lock = std::fs::read_to_string(&path).step(|| path.display().to_string())?;
-    let lock: toml::Table = toml::from_str(&lock)
-        .map_err(|e| Failure::new(format!("Cargo.lock: {}", e.message())))?;
+    let lock: toml::Table =
+        toml::from_str(&lock).map_err(|e| Failure::new(format!("Cargo.lock: {}", e.message())))?;
     let mut lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
     lines.sort_unstable();
     lines.dedup();
@@ -104,7 +111,7 @@ pub(crate) fn linked(root: &Path) -> Result<Vec<Linked>, Failure> {
         out.push(Linked {
             name: name.to_owned(),
             version: version.to_owned(),
-            licence: licence.replace('/', " OR ").replace(" OR  OR ", " OR "),
+            licence: licence.replace(" / ", " OR ").replace('/', " OR "),
             sha256,
         });
     }

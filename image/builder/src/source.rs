@@ -206,7 +206,11 @@ pub(crate) fn lay_out(
     ours.args(["-r", "--remove-destination"]).arg(overlay.dir.join(".")).arg(to);
     run::logged(&mut ours, "copying the driver", log)?;
     let mut patch = Command::new("patch");
-    patch.args(["-p1", "--no-backup-if-mismatch", "--fuzz=2", "-i"]).arg(&overlay.patch).arg("-d").arg(to);
+    patch
+        .args(["-p1", "--no-backup-if-mismatch", "--fuzz=2", "-i"])
+        .arg(&overlay.patch)
+        .arg("-d")
+        .arg(to);
     run::logged(&mut patch, "image/linux/hook-lifeboat.patch", log)
         .map_err(|e| e.hint("the patch is made for Linux 6.12; another source may need another"))
 }
@@ -216,7 +220,10 @@ fn unpacked(cache: &Cache, tarball: &Path, sha256: &str) -> Result<PathBuf, Fail
     cache.entry("tree", key, |dir| {
         let log = dir.with_extension("log");
         let mut tar = Command::new("tar");
-        tar.args(["--strip-components=1", "--no-same-owner", "-xf"]).arg(tarball).arg("-C").arg(dir);
+        tar.args(["--strip-components=1", "--no-same-owner", "-xf"])
+            .arg(tarball)
+            .arg("-C")
+            .arg(dir);
         run::logged(&mut tar, "unpacking the kernel source", &log)
     })
 }
@@ -230,7 +237,9 @@ pub(crate) fn kernel_version(tree: &Path) -> Result<String, Failure> {
         line.and_then(|l| l.split_once('=')).map(|(_, v)| v.trim().to_owned())
     };
     match (field("VERSION"), field("PATCHLEVEL"), field("SUBLEVEL"), field("EXTRAVERSION")) {
-        (Some(a), Some(b), Some(c), extra) => Ok(format!("{a}.{b}.{c}{}", extra.unwrap_or_default())),
+        (Some(a), Some(b), Some(c), extra) => {
+            Ok(format!("{a}.{b}.{c}{}", extra.unwrap_or_default()))
+        }
         _ => Err(Failure::new(format!("{} is not a kernel's Makefile", path.display()))
             .hint("the source in the profile's [kernel] must be a Linux tree")),
     }

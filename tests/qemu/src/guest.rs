@@ -37,7 +37,7 @@ fn compile(name: &str, dir: &Path) -> Res<PathBuf> {
 ///
 /// # Errors
 /// When the image is missing or a program does not compile.
-pub fn initramfs(kernel: &Kernel, bus: Bus, extra: &[(&str, &[u8])], work: &Path) -> Res<PathBuf> {
+pub fn initramfs(kernel: &Kernel, bus: Bus, extra: &[(&'static str, Vec<u8>)], work: &Path) -> Res<PathBuf> {
     let _held = lock_cache()?;
     let mut archive = Archive::new();
     for dir in ["dev", "proc", "sys", "run", "tmp", "etc", "bin"] {
@@ -52,7 +52,10 @@ pub fn initramfs(kernel: &Kernel, bus: Bus, extra: &[(&str, &[u8])], work: &Path
     let image = image()?;
     archive.copy("bin/lifeboat", &image.join("lifeboat"))?;
     for file in IMAGE_FILES {
-        archive.copy(&format!("image/{file}"), &image.join(file))?;
+        let name = format!("image/{file}");
+        if extra.iter().all(|(changed, _)| *changed != name) {
+            archive.copy(&name, &image.join(file))?;
+        }
     }
     for (name, data) in extra {
         archive.file(name, data);

@@ -10,12 +10,17 @@
 
 pub mod apt;
 pub mod console;
+
 pub mod cpio;
+pub mod cycle;
 pub mod disk;
 pub mod error;
+pub mod evidence;
 pub mod guest;
+pub mod judges;
 pub mod machine;
 pub mod paths;
 pub mod pattern;
 pub mod provision;
 pub mod qmp;
+pub mod vmcore;

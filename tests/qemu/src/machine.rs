@@ -34,7 +34,8 @@ impl Bus {
         match self {
             Self::Virtio => &["virtio_pci", "virtio_blk"],
             Self::Nvme => &["nvme"],
-            Self::Ahci => &["ahci", "sd_mod"],
+            // The checksums are asked for by name when sd_mod starts.
+            Self::Ahci => &["crct10dif_generic", "crc64_rocksoft_generic", "ahci", "sd_mod"],
         }
     }
 

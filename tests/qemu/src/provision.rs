@@ -15,7 +15,8 @@ const DRGN: &str = "0.3.0";
 /// Debian's release that carries crash 8.0.6, and the version that must be found there.
 const CRASH: (&str, &str) = ("trixie", "8.0.6");
 /// Modules that may be needed to reach a disk, and the libraries they may want.
-const MODULE_PATHS: [&str; 9] = [
+const MODULE_PATHS: [&str; 10] = [
+    "./lib/modules/*/kernel/block/t10-pi.ko*",
     "./lib/modules/*/kernel/drivers/virtio/virtio*",
     "./lib/modules/*/kernel/drivers/block/virtio_blk.ko*",
     "./lib/modules/*/kernel/drivers/[n]vme/*",
@@ -23,7 +24,7 @@ const MODULE_PATHS: [&str; 9] = [
     "./lib/modules/*/kernel/drivers/ata/libata.ko*",
     "./lib/modules/*/kernel/drivers/scsi/s[cd]*",
     "./lib/modules/*/kernel/lib/*",
-    "./lib/modules/*/kernel/[bc]*o*/*crc*",
+    "./lib/modules/*/kernel/crypto/*crc*",
     "./lib/modules/*/kernel/arch/x86/crypto/*crc*",
 ];
 
@@ -228,24 +229,30 @@ fn flatten_modules(dir: &Path) -> Res<()> {
 }
 
 /// The modules to load so that `wanted` work, in order, as file names in `dir`.
-/// What is not there is built into the kernel; `needed` says which must be known.
+/// Of `wanted`, what is not there is built into the kernel.
 ///
 /// # Errors
-/// When `modinfo` cannot read a module.
+/// When a module that another depends on is missing, or `modinfo` cannot read one.
 pub fn load_order(dir: &Path, wanted: &[&str]) -> Res<Vec<String>> {
     let mut order = Vec::new();
     for name in wanted {
-        visit(dir, name, &mut order)?;
+        if find(dir, name).is_some() {
+            visit(dir, name, &mut order)?;
+        }
     }
     Ok(order)
 }
 
-fn visit(dir: &Path, name: &str, order: &mut Vec<String>) -> Res<()> {
-    let file = [name.to_owned(), name.replace('_', "-"), name.replace('-', "_")]
+/// The file of a module: names take `-` and `_` for the same.
+fn find(dir: &Path, name: &str) -> Option<String> {
+    [name.to_owned(), name.replace('_', "-"), name.replace('-', "_")]
         .map(|n| format!("{n}.ko"))
         .into_iter()
-        .find(|f| dir.join(f).is_file());
-    let Some(file) = file else { return Ok(()) };
+        .find(|f| dir.join(f).is_file())
+}
+
+fn visit(dir: &Path, name: &str, order: &mut Vec<String>) -> Res<()> {
+    let file = find(dir, name).ctx(format_args!("module {name} in {}", dir.display()))?;
     if order.contains(&file) {
         return Ok(());
     }

@@ -1,0 +1,350 @@
+//! The whole path, step by step: a victim that swaps and is armed, its panic,
+//! the capture, the clean boot behind it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::console::Line;
+use crate::vmcore::MemoryMap;
+use crate::disk::Disk;
+use crate::error::{Context as _, Res, both, ensure, run};
+use crate::machine::{Answer, Bus, Machine, Setup};
+use crate::pattern::Facts;
+use crate::provision::{self, Kernel, Victim};
+use crate::{guest, paths};
+
+/// Bytes of a MiB.
+pub const MIB: u64 = 1 << 20;
+/// For one order in the guest.
+pub const ORDER: Duration = Duration::from_secs(60);
+/// For a boot, slow machines and a second test beside it included.
+pub const BOOT: Duration = Duration::from_secs(180);
+/// What makes the crash kernel say everything, its first line included.
+pub const VERBOSE: &str = "loglevel=7";
+/// The dump partition as the guest sees it.
+pub const DUMP_DEV: &str = "/dev/disk/by-partlabel/lifeboat";
+
+/// What to build and boot.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Name of the work folder.
+    pub name: &'static str,
+    /// Which kernel.
+    pub victim: Victim,
+    /// How the disk is attached.
+    pub bus: Bus,
+    /// The guest's memory in MiB.
+    pub memory_mib: u64,
+    /// `crashkernel=`.
+    pub crashkernel: &'static str,
+    /// Size of the dump partition in MiB.
+    pub dump_mib: u64,
+    /// Replaces `after.deadline_s` and `after.device_wait_s` in the guest's copy of
+    /// the board profile: a vendor's shorter deadlines, without another build.
+    pub deadlines: Option<(u32, u32)>,
+    /// Whether there is a watchdog device.
+    pub watchdog: bool,
+    /// Whether the host formats the dump partition.
+    pub format: bool,
+}
+
+impl Plan {
+    /// A 6.1 guest of 1 GiB with a virtio disk and a reservation of 64 MiB.
+    #[must_use]
+    pub fn named(name: &'static str) -> Self {
+        Self {
+            name,
+            victim: Victim::Cloud61,
+            bus: Bus::Virtio,
+            memory_mib: 1024,
+            crashkernel: "64M",
+            dump_mib: 512,
+            deadlines: None,
+            watchdog: false,
+            format: true,
+        }
+    }
+}
+
+/// A running victim and all that belongs to it.
+#[derive(Debug)]
+pub struct Lab {
+    /// The work folder.
+    pub work: PathBuf,
+    /// The victim's kernel.
+    pub kernel: Kernel,
+    /// Its disk.
+    pub disk: Disk,
+    /// The machine.
+    pub machine: Machine,
+    /// File of the secret key; it never enters the guest.
+    pub identity: PathBuf,
+    /// Its public half.
+    pub recipient: String,
+    /// What the victim program told of itself.
+    pub facts: Facts,
+    /// The guest's memory map.
+    pub map: MemoryMap,
+    /// When its init was ready.
+    pub booted: Line,
+}
+
+impl Lab {
+    /// Makes disk and key, boots the victim, turns swap on, starts the processes.
+    ///
+    /// # Errors
+    /// When any of it fails.
+    pub fn new(plan: &Plan) -> Res<Self> {
+        let work = paths::work(plan.name)?;
+        let kernel = provision::kernel(plan.victim)?;
+        let disk = Disk::create(&work.join("disk.img"), 128 * MIB, plan.dump_mib * MIB)?;
+        let identity = work.join("identity.txt");
+        host(&["keygen", "-o", &text(&identity)])?.good()?;
+        let recipient = public_half(&identity)?;
+        if plan.format {
+            let volume = format!("{}:lifeboat", disk.path.display());
+            host(&["format", &volume, "--label", "qemu"])?.good()?;
+        }
+        let image = image_copy(plan, &work)?;
+        let initramfs = guest::initramfs(&kernel, plan.bus, &image, &work)?;
+        let mut machine = Machine::start(&Setup {
+            vmlinuz: &kernel.vmlinuz,
+            initramfs: &initramfs,
+            memory_mib: plan.memory_mib,
+            crashkernel: plan.crashkernel,
+            bus: plan.bus,
+            disk: &disk,
+            watchdog: plan.watchdog,
+            work: &work,
+        })?;
+        let booted = machine.wait_ready(0, BOOT)?;
+        machine.must("swapon /dev/disk/by-partlabel/swap", ORDER)?;
+        machine.must("start /bin/victim 0x5eed 256", ORDER)?;
+        let said = machine.must("start /bin/victim 0x1badb002 8192", ORDER)?;
+        let facts = Facts::parse(&said)?;
+        ensure(facts.swapped_kb > 0, format_args!("nothing was swapped out: {said}"))?;
+        let map = MemoryMap::parse(&machine.must("cat /proc/iomem", ORDER)?);
+        Ok(Self { work, kernel, disk, machine, identity, recipient, facts, map, booted })
+    }
+
+    /// Arms the crash kernel in the guest, with `more` arguments.
+    ///
+    /// # Errors
+    /// When the guest does not answer; the exit code is the caller's to judge.
+    pub fn try_arm(&mut self, more: &str) -> Res<Answer> {
+        let recipient = format!("--recipient {}", self.recipient);
+        self.machine.order(
+            &format!(
+                "exec /bin/lifeboat arm --image /image --cmdline-append {VERBOSE} {recipient} {more}"
+            ),
+            ORDER,
+        )
+    }
+
+    /// Arms it, and that must succeed; gives what `arm` printed.
+    ///
+    /// # Errors
+    /// When `arm` fails.
+    pub fn arm(&mut self, more: &str) -> Res<String> {
+        let answer = self.try_arm(more)?;
+        ensure(answer.code == 0, format_args!("arm ended with {}: {}", answer.code, answer.text))?;
+        Ok(answer.text)
+    }
+
+    /// Panics the guest and waits for the crash kernel's first console line.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub fn crash(&mut self) -> Res<Crash> {
+        let (console, control) = (self.machine.console.mark(), self.machine.control.mark());
+        self.machine.send("crash")?;
+        let (_, line) =
+            self.machine.control.wait(control, ORDER, "the crash", |l| l == "LB crashing")?;
+        let (at, first) =
+            self.machine.console.wait(console, BOOT, "the crash kernel's first line", |l| {
+                l.contains("Linux version ") && l.contains("lifeboat")
+            })?;
+        Ok(Crash { console: at, control, panicked: line.at, first: first.at })
+    }
+
+    /// Stops the machine, copies RAM and swap, and lets it go on. Gives the copies
+    /// and how long that took.
+    ///
+    /// # Errors
+    /// When a copy fails.
+    pub fn snapshot(&mut self) -> Res<Snapshot> {
+        let start = Instant::now();
+        self.machine.pause()?;
+        let snapshot = Snapshot {
+            ram: self.work.join("ram.copy"),
+            swap: self.work.join("swap.copy"),
+            paused: Duration::ZERO,
+        };
+        self.machine.save_ram(&snapshot.ram)?;
+        self.disk.save(self.disk.swap, &snapshot.swap)?;
+        self.machine.resume()?;
+        Ok(Snapshot { paused: start.elapsed(), ..snapshot })
+    }
+
+    /// Waits for a console line of the crash kernel's PID 1.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub fn wait_console(&self, crash: &Crash, limit: Duration, text: &str) -> Res<Line> {
+        let found =
+            self.machine.console.wait(crash.console, limit, &format!("`{text}`"), |l| {
+                l.contains(text)
+            });
+        Ok(found?.1)
+    }
+
+    /// Waits for the clean boot behind the crash.
+    ///
+    /// # Errors
+    /// When the machine does not come back within `limit`.
+    pub fn wait_reboot(&self, crash: &Crash, limit: Duration) -> Res<Line> {
+        self.machine.wait_ready(crash.control, limit)
+    }
+
+    /// Lines that PID 1 in the crash kernel wrote.
+    #[must_use]
+    pub fn init_lines(&self, crash: &Crash) -> Vec<Line> {
+        let mut lines = self.machine.console.since(crash.console);
+        lines.retain(|l| l.text.contains("lifeboat: "));
+        lines
+    }
+
+    /// Switches the guest off.
+    ///
+    /// # Errors
+    /// When it stays on.
+    pub fn power_off(&mut self) -> Res<()> {
+        self.machine.send("poweroff")?;
+        self.machine.wait_off(BOOT)
+    }
+
+    /// The dump partition within the disk image, as `lifeboat` takes it.
+    #[must_use]
+    pub fn volume(&self) -> String {
+        format!("{}:lifeboat", self.disk.path.display())
+    }
+}
+
+/// Marks of a crash in the logs.
+#[derive(Debug, Clone, Copy)]
+pub struct Crash {
+    /// Line of the console with the crash kernel's first words.
+    pub console: usize,
+    /// Place in the control port's log before the crash.
+    pub control: usize,
+    /// When the guest was told to crash.
+    pub panicked: Duration,
+    /// When the crash kernel first spoke.
+    pub first: Duration,
+}
+
+/// Copies of what was there at the crash.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The machine's memory.
+    pub ram: PathBuf,
+    /// The swap partition.
+    pub swap: PathBuf,
+    /// How long the machine stood still.
+    pub paused: Duration,
+}
+
+/// What a host command printed, and its exit code.
+#[derive(Debug)]
+pub struct Said {
+    /// The command line.
+    pub command: String,
+    /// Exit code, -1 when killed.
+    pub code: i32,
+    /// Stdout.
+    pub out: String,
+    /// Stdout and stderr.
+    pub all: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Said {
+    /// The exit code must be 0; gives stdout.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn good(self) -> Res<String> {
+        ensure(self.code == 0, format_args!("`{}` ended with {}:\n{}", self.command, self.code,
+            self.all))?;
+        Ok(self.out)
+    }
+}
+
+/// Runs the host command under test.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn host(args: &[&str]) -> Res<Said> {
+    let start = Instant::now();
+    let output = Command::new(paths::lifeboat()?)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .ctx("lifeboat")?;
+    Ok(Said {
+        command: format!("lifeboat {}", args.join(" ")),
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        all: both(&output),
+        took: start.elapsed(),
+    })
+}
+
+/// A path as an argument.
+#[must_use]
+pub fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// The `age1…` line that `keygen` leaves in an identity file as a comment.
+fn public_half(identity: &Path) -> Res<String> {
+    let file = fs::read_to_string(identity).ctx(identity.display())?;
+    let found = file.split_whitespace().find(|w| w.starts_with("age1"));
+    found.map(str::to_owned).ctx("the public key in the identity file")
+}
+
+/// The guest's own files of the image, where the plan changes them.
+fn image_copy(plan: &Plan, work: &Path) -> Res<Vec<(&'static str, Vec<u8>)>> {
+    let Some((deadline, wait)) = plan.deadlines else { return Ok(Vec::new()) };
+    let image = paths::image()?;
+    let profile = fs::read_to_string(image.join("board.toml")).ctx("board.toml")?;
+    let mut hits = 0;
+    let changed: String = profile
+        .lines()
+        .map(|line| {
+            let (key, value) = match line.split_once(" = ").map_or("", |(k, _)| k.trim()) {
+                "deadline_s" => ("deadline_s", deadline),
+                "device_wait_s" => ("device_wait_s", wait),
+                _ => return format!("{line}\n"),
+            };
+            hits += 1;
+            format!("{key} = {value}\n")
+        })
+        .collect();
+    ensure(hits == 2, "board.toml does not name both deadlines once")?;
+    let file = work.join("board.toml");
+    fs::write(&file, &changed).ctx(file.display())?;
+    let sum = run(Command::new("sha256sum").arg(&file))?;
+    let sum = sum.split(' ').next().unwrap_or_default();
+    let sums = fs::read_to_string(image.join("SHA256SUMS")).ctx("SHA256SUMS")?;
+    let sums: String = sums
+        .lines()
+        .map(|l| if l.ends_with(" board.toml") { format!("{sum}  board.toml\n") } else {
+            format!("{l}\n")
+        })
+        .collect();
+    Ok(vec![("image/board.toml", changed.into_bytes()), ("image/SHA256SUMS", sums.into_bytes())])
+}

@@ -1,0 +1,137 @@
+//! The whole cycle, bit for bit, on every kind of machine of the issue.
+
+mod hostile;
+
+use std::time::{Duration, Instant};
+
+use lifeboat_qemu::cycle::{DUMP_DEV, Lab, ORDER, Plan, host};
+use lifeboat_qemu::error::{Context as _, Res, ensure};
+use lifeboat_qemu::evidence;
+use lifeboat_qemu::machine::Bus;
+use lifeboat_qemu::provision::Victim;
+
+/// For a capture of 8 GiB on a slow machine.
+const CAPTURE: Duration = Duration::from_secs(400);
+
+/// Panics the machine, and compares all that comes out with what was there.
+fn cycle(plan: &Plan, judges: bool) -> Res<Lab> {
+    let start = Instant::now();
+    let mut lab = Lab::new(plan)?;
+    println!("victim {} ready after {:.1} s", lab.kernel.release, lab.booted.at.as_secs_f64());
+    println!("{:?}", lab.facts);
+    print!("{}", lab.arm("")?);
+    let crash = lab.crash()?;
+    let was = lab.snapshot()?;
+    let done = lab.wait_console(&crash, CAPTURE, "lifeboat: done after")?;
+    let back = lab.wait_reboot(&crash, CAPTURE)?;
+    for line in lab.init_lines(&crash) {
+        println!("[{:8.3}] {}", line.at.as_secs_f64(), line.text);
+    }
+    let paused = was.paused;
+    println!(
+        "panic to first line {:.2} s, to the end of the capture {:.2} s, to the clean boot {:.2} s",
+        (crash.first - crash.panicked).as_secs_f64(),
+        (done.at - crash.panicked - paused).as_secs_f64(),
+        (back.at - crash.panicked - paused).as_secs_f64()
+    );
+    let listed = lab.machine.must(&format!("exec /bin/lifeboat list {DUMP_DEV}"), ORDER)?;
+    ensure(listed.contains("complete"), format_args!("no complete dump in:\n{listed}"))?;
+    lab.power_off()?;
+    print!("{}", host(&["list", &lab.volume()])?.good()?);
+
+    let exports = evidence::export_all(&lab, judges)?;
+    for (name, took) in &exports.times {
+        println!("{name}: {:.1} s", took.as_secs_f64());
+    }
+    let (pages, swap) = evidence::bit_exact(&lab, &exports, &was)?;
+    println!(
+        "memory: {} pages compared, {} equal, {} different, {} missing ({} more below 1 MiB)",
+        pages.compared, pages.equal, pages.different, pages.missing, pages.beyond
+    );
+    println!("swap: {swap} bytes compared, all equal");
+    println!("filler: {} bytes unchanged", lab.disk.check_fillers()?);
+    let (memory, swapped) = evidence::patterns(&lab, &exports)?;
+    println!("planted pages: {memory} in memory, {swapped} in swap, none lost");
+    if judges {
+        for line in evidence::judged(&lab, &exports, Some(&was))? {
+            println!("{line}");
+        }
+    }
+    println!("the whole cycle took {:.0} s", start.elapsed().as_secs_f64());
+    Ok(lab)
+}
+
+/// What is large and of no more use.
+fn tidy(lab: Lab) -> Res<()> {
+    let work = lab.work.clone();
+    drop(lab);
+    std::fs::remove_dir_all(&work).ctx(work.display())
+}
+
+#[test]
+fn cycle_6_1_1g_virtio_judged() -> Res<()> {
+    let lab = cycle(&Plan::named("6.1-1g-virtio"), true)?;
+    hostile::host_errors(&lab)?;
+    tidy(lab)
+}
+
+#[test]
+fn cycle_6_12_1g_virtio_judged() -> Res<()> {
+    let plan = Plan { victim: Victim::Cloud612, ..Plan::named("6.12-1g-virtio") };
+    tidy(cycle(&plan, true)?)
+}
+
+#[test]
+fn cycle_6_1_8g_virtio() -> Res<()> {
+    tidy(cycle(&Plan { memory_mib: 8192, ..Plan::named("6.1-8g-virtio") }, false)?)
+}
+
+#[test]
+fn cycle_6_1_1g_nvme() -> Res<()> {
+    tidy(cycle(&Plan { bus: Bus::Nvme, ..Plan::named("6.1-1g-nvme") }, false)?)
+}
+
+#[test]
+fn cycle_6_1_1g_ahci() -> Res<()> {
+    let plan =
+        Plan { bus: Bus::Ahci, victim: Victim::Generic61, ..Plan::named("6.1-1g-ahci") };
+    tidy(cycle(&plan, false)?)
+}
+
+#[test]
+fn cycle_6_12_8g_nvme() -> Res<()> {
+    let plan = Plan {
+        victim: Victim::Cloud612,
+        bus: Bus::Nvme,
+        memory_mib: 8192,
+        ..Plan::named("6.12-8g-nvme")
+    };
+    tidy(cycle(&plan, false)?)
+}
+
+#[test]
+fn cycle_6_12_1g_ahci() -> Res<()> {
+    let plan =
+        Plan { victim: Victim::Cloud612, bus: Bus::Ahci, ..Plan::named("6.12-1g-ahci") };
+    tidy(cycle(&plan, false)?)
+}
+
+/// A dump that nobody pulled is kept; the next crash gets its own place.
+#[test]
+fn the_second_crash_leaves_the_first_dump_alone() -> Res<()> {
+    let mut lab = Lab::new(&Plan::named("twice"))?;
+    for round in 1..=2 {
+        lab.arm("")?;
+        let crash = lab.crash()?;
+        lab.wait_reboot(&crash, CAPTURE)?;
+        lab.machine.must("swapon /dev/disk/by-partlabel/swap", ORDER)?;
+        let said = lab.machine.must(&format!("exec /bin/lifeboat list {DUMP_DEV}"), ORDER)?;
+        let complete = said.lines().filter(|l| l.contains("complete")).count();
+        ensure(complete == round, format_args!("after crash {round}:\n{said}"))?;
+    }
+    lab.power_off()?;
+    for number in ["1", "2"] {
+        host(&["verify", &lab.volume(), "--dump", number])?.good()?;
+    }
+    tidy(lab)
+}
