@@ -44,7 +44,14 @@ fn phdrs(b: &[u8]) -> Vec<Phdr> {
     (0..count as usize)
         .map(|i| {
             let p = at + i * 56;
-            [u32_at(b, p), u64_at(b, p + 8), u64_at(b, p + 16), u64_at(b, p + 24), u64_at(b, p + 32), u64_at(b, p + 40)]
+            [
+                u32_at(b, p),
+                u64_at(b, p + 8),
+                u64_at(b, p + 16),
+                u64_at(b, p + 24),
+                u64_at(b, p + 32),
+                u64_at(b, p + 40),
+            ]
         })
         .collect()
 }
@@ -83,11 +90,15 @@ impl Kdump {
         if !Self::bit(&self.bitmap2, pfn) {
             return None;
         }
-        let rank: u32 = self.bitmap2[..(pfn / 8) as usize].iter().map(|b| b.count_ones()).sum::<u32>()
-            + (self.bitmap2[(pfn / 8) as usize] & ((1u16 << (pfn % 8)) - 1) as u8).count_ones();
+        let rank: u32 =
+            self.bitmap2[..(pfn / 8) as usize].iter().map(|b| b.count_ones()).sum::<u32>()
+                + (self.bitmap2[(pfn / 8) as usize] & ((1u16 << (pfn % 8)) - 1) as u8).count_ones();
         let desc = self.descs + rank as usize * 24;
-        let (at, size, flags) =
-            (u64_at(&self.bytes, desc) as usize, u32_at(&self.bytes, desc + 8) as usize, u32_at(&self.bytes, desc + 12));
+        let (at, size, flags) = (
+            u64_at(&self.bytes, desc) as usize,
+            u32_at(&self.bytes, desc + 8) as usize,
+            u32_at(&self.bytes, desc + 12),
+        );
         let raw = &self.bytes[at..at + size];
         Some(match flags {
             0 => raw.to_vec(),
@@ -170,7 +181,9 @@ fn an_elf_vmcore_holds_every_page_and_no_invented_one() {
         // The kernel's text keeps its address and shares its RAM's bytes.
         for p in heads.iter().filter(|p| p[2] >= support::TEXT) {
             assert_eq!(p[2] - support::TEXT, p[3] - support::TEXT_AT);
-            let ram = heads.iter().find(|r| r[0] == 1 && r[2] < support::TEXT && r[3] <= p[3] && p[3] < r[3] + r[4]);
+            let ram = heads
+                .iter()
+                .find(|r| r[0] == 1 && r[2] < support::TEXT && r[3] <= p[3] && p[3] < r[3] + r[4]);
             let ram = ram.unwrap();
             assert_eq!(p[1] - ram[1], p[3] - ram[3]);
         }
@@ -178,7 +191,8 @@ fn an_elf_vmcore_holds_every_page_and_no_invented_one() {
             assert!(p[4] == p[5] && p[4] > 0 && p[1] + p[4] <= bytes.len() as u64);
         }
         let covered: u64 = heads.iter().filter(|p| p[2] >= support::TEXT).map(|p| p[4]).sum();
-        let text_bad = bad_pages(&machine).iter().filter(|p| (0x300..0x380).contains(*p)).count() as u64;
+        let text_bad =
+            bad_pages(&machine).iter().filter(|p| (0x300..0x380).contains(*p)).count() as u64;
         assert_eq!(covered, support::TEXT_LEN - text_bad * 4096);
     }
 }
@@ -187,7 +201,8 @@ fn an_elf_vmcore_holds_every_page_and_no_invented_one() {
 fn a_text_segment_without_ram_around_it_gets_its_own() {
     let machine = Pretended { seed: 22, bad: false };
     let ranges = vec![PageRange::new(0x300, 0x380), PageRange::new(0x500, 0x510)];
-    let loads = [(support::TEXT_AT, support::TEXT_LEN, support::TEXT), (0x50_0000, 0x1_0000, 5 << 40)];
+    let loads =
+        [(support::TEXT_AT, support::TEXT_LEN, support::TEXT), (0x50_0000, 0x1_0000, 5 << 40)];
     let setup = Setup { ranges, elfcorehdr: support::elfcorehdr(&loads), ..standard(&machine) };
     let dump = take(&setup).open().unwrap();
     let (bytes, report, _) = export(&dump, elf::write, 1);

@@ -35,8 +35,7 @@ impl Machine for FromFile<'_> {
         if self.2 && page.is_multiple_of(1000) {
             return false;
         }
-        let mut reader =
-            self.1.lock().unwrap().pop().unwrap_or_else(|| self.0.reader().unwrap());
+        let mut reader = self.1.lock().unwrap().pop().unwrap_or_else(|| self.0.reader().unwrap());
         let mut good = true;
         reader.read_pages(Pfn(page), out, &mut |_| good = false).unwrap();
         self.1.lock().unwrap().push(reader);

@@ -11,11 +11,14 @@
 //   cat FILE           print a file
 //   swapon FILE
 //   crash              let a child write "c" to /proc/sysrq-trigger
+//   kexec KERNEL INITRD COMMAND LINE...
+//                      load a crash kernel without lifeboat's help
 //   poweroff, reboot
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kexec.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -186,6 +189,24 @@ static int crash(void)
 	return 1;
 }
 
+static int load_crash_kernel(char **args, int n)
+{
+	char cmdline[2048] = "";
+	int kernel = open(args[0], O_RDONLY | O_CLOEXEC);
+	int initrd = open(args[1], O_RDONLY | O_CLOEXEC);
+
+	for (int i = 2; i < n; i++) {
+		strncat(cmdline, args[i], sizeof(cmdline) - strlen(cmdline) - 1);
+		strncat(cmdline, " ", sizeof(cmdline) - strlen(cmdline) - 1);
+	}
+	if (syscall(SYS_kexec_file_load, kernel, initrd, strlen(cmdline) + 1, cmdline,
+		    (unsigned long)KEXEC_FILE_ON_CRASH)) {
+		perror("kexec_file_load");
+		return 1;
+	}
+	return 0;
+}
+
 static int obey(char *line)
 {
 	char *args[MAX_ARGS];
@@ -207,6 +228,8 @@ static int obey(char *line)
 		return start(args + 1);
 	if (!strcmp(args[0], "cat"))
 		return cat(args[1]);
+	if (!strcmp(args[0], "kexec") && n > 3)
+		return load_crash_kernel(args + 1, n - 1);
 	if (!strcmp(args[0], "swapon")) {
 		int failed = swapon(args[1], 0);
 
@@ -233,6 +256,7 @@ int main(void)
 	setenv("PATH", "/bin", 1);
 	if (open_control())
 		perror(CONTROL);
+	printf("LB booting\n");
 	load_modules();
 	// Disks appear a moment after their driver.
 	while (link_partitions() < 2 && waited++ < 100)

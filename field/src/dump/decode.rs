@@ -158,7 +158,8 @@ impl Decoder {
         }
         opener.open(&header, stored).map_err(|e| match e {
             CryptError::Forged { .. } => {
-                bad("it does not authenticate: it was changed, or the key is another dump's".to_owned())
+                bad("it does not authenticate: it was changed, or the key is another dump's"
+                    .to_owned())
             }
             other => bad(other.to_string()),
         })?;

@@ -10,7 +10,9 @@ use lifeboat_format::{ChunkKind, FormatError, IndexEntry};
 #[non_exhaustive]
 pub enum DumpError {
     /// The file or device failed.
-    #[error("reading {len} bytes at byte {offset} of the dump: {source}\nhint: the medium or the file is damaged there; `lifeboat pull` again, or copy it with a tool that retries")]
+    #[error(
+        "reading {len} bytes at byte {offset} of the dump: {source}\nhint: the medium or the file is damaged there; `lifeboat pull` again, or copy it with a tool that retries"
+    )]
     Io {
         /// First byte, from the dump's start.
         offset: u64,
@@ -20,19 +22,25 @@ pub enum DumpError {
         source: io::Error,
     },
     /// No header at either end.
-    #[error("this is not a Lifeboat dump ({first}; no second header either)\nhint: name a pulled dump file, or a volume that `lifeboat list` understands")]
+    #[error(
+        "this is not a Lifeboat dump ({first}; no second header either)\nhint: name a pulled dump file, or a volume that `lifeboat list` understands"
+    )]
     NotADump {
         /// What is wrong with the first header.
         first: FormatError,
     },
     /// Too small to be one.
-    #[error("{len} bytes are too few for a dump, whose header alone takes 16384\nhint: the file was cut short; pull it again")]
+    #[error(
+        "{len} bytes are too few for a dump, whose header alone takes 16384\nhint: the file was cut short; pull it again"
+    )]
     TooShort {
         /// What there is.
         len: u64,
     },
     /// The commit record speaks of another length.
-    #[error("the dump is {committed} bytes long by its commit record, but {found} bytes are here\nhint: the file was cut short or something was appended; pull it again")]
+    #[error(
+        "the dump is {committed} bytes long by its commit record, but {found} bytes are here\nhint: the file was cut short or something was appended; pull it again"
+    )]
     Length {
         /// Length by the commit record.
         committed: u64,
@@ -40,7 +48,9 @@ pub enum DumpError {
         found: u64,
     },
     /// There is no commit record.
-    #[error("the dump's {len} bytes end without a commit record ({why}): the file was cut short, or the power went while it was captured\nhint: compare its size with what `lifeboat list` prints for the volume and pull it again; what is there can be read as a partial dump")]
+    #[error(
+        "the dump's {len} bytes end without a commit record ({why}): the file was cut short, or the power went while it was captured\nhint: compare its size with what `lifeboat list` prints for the volume and pull it again; what is there can be read as a partial dump"
+    )]
     NoCommit {
         /// Length found.
         len: u64,
@@ -48,7 +58,9 @@ pub enum DumpError {
         why: String,
     },
     /// Neither key area is sound.
-    #[error("both copies of the key area are damaged ({source}): nothing can decrypt this dump\nhint: pull the dump again from its volume; `lifeboat verify` shows what else is damaged")]
+    #[error(
+        "both copies of the key area are damaged ({source}): nothing can decrypt this dump\nhint: pull the dump again from its volume; `lifeboat verify` shows what else is damaged"
+    )]
     Keys {
         /// What is wrong with the first.
         source: FormatError,
@@ -57,7 +69,9 @@ pub enum DumpError {
     #[error(transparent)]
     Crypt(#[from] CryptError),
     /// The header was changed since the capture.
-    #[error("the header does not match the digest that was sealed into the dump: it was changed after the capture\nhint: do not trust what `lifeboat list` prints for this dump; look for another copy")]
+    #[error(
+        "the header does not match the digest that was sealed into the dump: it was changed after the capture\nhint: do not trust what `lifeboat list` prints for this dump; look for another copy"
+    )]
     HeaderForged,
     /// A chunk is damaged, was changed, or says what cannot be.
     #[error("{} chunk at byte {} ({}): {why}\nhint: `lifeboat verify` lists all damage; pull the dump again if its volume still has it", .entry.kind.name(), .entry.offset.0, covers(.entry))]
@@ -68,7 +82,9 @@ pub enum DumpError {
         why: String,
     },
     /// A codec that this build cannot decompress.
-    #[error("the chunk at byte {offset} is compressed with {codec}, which is not known to this build\nhint: use a newer `lifeboat`")]
+    #[error(
+        "the chunk at byte {offset} is compressed with {codec}, which is not known to this build\nhint: use a newer `lifeboat`"
+    )]
     Codec {
         /// Where, from the dump's start.
         offset: u64,
@@ -76,7 +92,9 @@ pub enum DumpError {
         codec: &'static str,
     },
     /// The index contradicts itself or the dump.
-    #[error("the index is not usable at byte {offset}: {why}\nhint: `lifeboat verify -i KEY` shows what is damaged")]
+    #[error(
+        "the index is not usable at byte {offset}: {why}\nhint: `lifeboat verify -i KEY` shows what is damaged"
+    )]
     Index {
         /// Offset of the index chunk or of the chunk that it speaks of.
         offset: u64,
@@ -102,7 +120,9 @@ pub enum DumpError {
         len: u64,
     },
     /// A table in the meta chunk is damaged.
-    #[error("the dump's tables are not readable: {source}\nhint: this dump may come from a newer Lifeboat; use that version")]
+    #[error(
+        "the dump's tables are not readable: {source}\nhint: this dump may come from a newer Lifeboat; use that version"
+    )]
     Meta {
         /// What is wrong.
         source: FormatError,
@@ -122,7 +142,11 @@ pub(crate) fn covers(entry: &IndexEntry) -> String {
     let (first, end) = (entry.first.0, entry.first.0.saturating_add(entry.pages));
     match entry.kind {
         ChunkKind::Memory => {
-            format!("physical memory {:#x} to {:#x}", first.saturating_mul(4096), end.saturating_mul(4096))
+            format!(
+                "physical memory {:#x} to {:#x}",
+                first.saturating_mul(4096),
+                end.saturating_mul(4096)
+            )
         }
         ChunkKind::Swap => format!("pages {first} to {end} of swap device {}", entry.device),
         ChunkKind::Index => format!("{} entries", entry.pages),

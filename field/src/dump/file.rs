@@ -2,19 +2,23 @@
 
 use std::sync::Arc;
 
-use lifeboat_crypt::{Identities, Opener};
+use lifeboat_crypt::{CryptError, Identities, Opener};
 use lifeboat_format::header::{HEADER_LEN, KEY_AREA_LEN};
 use lifeboat_format::{
     BLOCK, Cipher, CommitRecord, DumpHeader, FormatError, IndexEntry, KeyArea, Outcome,
 };
 
-use super::{DumpError, ReadAt};
+use super::{DumpError, ReadAt, Scanner};
 
 const BLOCK64: u64 = BLOCK as u64;
 /// First byte of the first chunk.
 pub(crate) const DATA_START: u64 = HEADER_LEN as u64;
 /// How far from its end a file is searched for a commit record that something was appended to.
 const SEARCH: u64 = 16 << 20;
+
+/// Bytes without a chunk that end a dump without commit record: far more than a
+/// capturer has in flight when the power goes.
+const OPEN_END: u64 = 256 << 20;
 
 /// Header and key area as they were read, with a verdict on each.
 pub(crate) struct HeaderCopy {
@@ -176,6 +180,13 @@ impl DumpFile {
         self.commit.as_ref().map_or_else(|_| self.len(), |c| c.header_copy.0)
     }
 
+    /// A walk over the chunks. In a dump that was never committed it ends at the first
+    /// long stretch without any: the space behind may be as large as the volume.
+    pub(crate) fn scanner(&self) -> Scanner<'_> {
+        let scanner = Scanner::new(self.source(), self.header.dump_id, DATA_START, self.data_end());
+        if self.commit.is_ok() { scanner } else { scanner.giving_up_after(OPEN_END) }
+    }
+
     /// Whether a chunk lies where chunks lie.
     pub(crate) fn holds(&self, entry: &IndexEntry) -> bool {
         let frame = lifeboat_format::chunk::frame_len(entry.stored_len);
@@ -212,8 +223,14 @@ impl DumpFile {
                 let area = self.keys().map_err(|source| DumpError::Keys { source })?;
                 Some(lifeboat_crypt::unwrap(area.wrapped, ids)?)
             }
-            // A key for a dump in the clear may be given by habit: there is nothing to unwrap.
-            _ => None,
+            // Whoever has a key expects a sealed dump: one in the clear may be a forger's.
+            (Cipher::None, Some(_)) => {
+                return Err(DumpError::Crypt(CryptError::CipherMismatch {
+                    dump: "that it is not encrypted",
+                    given: "a key was given\nhint: leave out -i, and ask why this dump was taken in the clear",
+                }));
+            }
+            (_, None) => None,
         };
         Ok(Opener::new(self.header.cipher, key.as_ref())?)
     }

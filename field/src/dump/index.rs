@@ -7,7 +7,7 @@ use lifeboat_format::chunk::HEADER_LEN;
 use lifeboat_format::{ByteOff, ChunkHeader, ChunkKind, IndexEntry, IndexHead, Pfn};
 
 use super::file::DATA_START;
-use super::{Decoder, DumpError, DumpFile, Scanner, Step};
+use super::{Decoder, DumpError, DumpFile, Step};
 
 /// All chunks but those of the index, by what they hold.
 #[derive(Debug, Default)]
@@ -150,8 +150,7 @@ pub(crate) fn parse_part(plain: &[u8]) -> Result<(IndexHead, Vec<IndexEntry>), S
 /// All chunks that a walk finds with a sound checksum.
 fn scan(file: &DumpFile) -> Vec<IndexEntry> {
     let mut out = Vec::new();
-    let mut scanner =
-        Scanner::new(file.source(), file.header().dump_id, DATA_START, file.data_end());
+    let mut scanner = file.scanner();
     while let Some(step) = scanner.next() {
         if let Step::Chunk(chunk) = step
             && !chunk.faults.payload

@@ -113,14 +113,8 @@ impl OpenDump {
             warnings.push(format!("the second header is in use, because of the first: {fault}"));
         }
         let map = index::load(&file, &opener, &mut warnings)?;
-        let mut dump = Self {
-            file,
-            opener,
-            map,
-            meta: Meta::default(),
-            warnings,
-            cache: Cache::default(),
-        };
+        let mut dump =
+            Self { file, opener, map, meta: Meta::default(), warnings, cache: Cache::default() };
         match dump.text(ChunkKind::Meta).and_then(|plain| Meta::parse(&plain)) {
             Ok(meta) => dump.meta = meta,
             Err(e) => dump.warnings.push(e.to_string()),
@@ -225,7 +219,9 @@ impl OpenDump {
     pub fn swap(&self, index: u16) -> Result<PageSpace<'_>, DumpError> {
         let described = self.meta.swap.iter().any(|d| d.index == index);
         match self.map.swap.get(&index) {
-            Some(entries) => Ok(PageSpace { dump: self, kind: ChunkKind::Swap, device: index, entries }),
+            Some(entries) => {
+                Ok(PageSpace { dump: self, kind: ChunkKind::Swap, device: index, entries })
+            }
             // Described, but the capture did not get there.
             None if described => {
                 Ok(PageSpace { dump: self, kind: ChunkKind::Swap, device: index, entries: &[] })
@@ -257,7 +253,6 @@ impl OpenDump {
     }
 
     pub(crate) fn cached(&self, entry: &IndexEntry) -> Result<Arc<DecodedChunk>, DumpError> {
-        self.cache
-            .get(entry.offset.0, |decoder| decoder.read(&self.file, &self.opener, entry))
+        self.cache.get(entry.offset.0, |decoder| decoder.read(&self.file, &self.opener, entry))
     }
 }

@@ -96,6 +96,7 @@ pub struct Scanner<'s> {
     next_seq: u64,
     buf: Vec<u8>,
     buf_at: u64,
+    patience: u64,
     hash: Option<Sha256>,
     hashed: u64,
 }
@@ -105,8 +106,26 @@ impl<'s> Scanner<'s> {
     #[must_use]
     pub fn new(src: &'s dyn ReadAt, id: Id, start: u64, end: u64) -> Self {
         let end = end.min(src.len());
-        let buf = Vec::new();
-        Self { src, id, pos: start, end, next_seq: 0, buf, buf_at: 0, hash: None, hashed: 0 }
+        Self {
+            src,
+            id,
+            pos: start,
+            end,
+            next_seq: 0,
+            buf: Vec::new(),
+            buf_at: 0,
+            patience: u64::MAX,
+            hash: None,
+            hashed: 0,
+        }
+    }
+
+    /// Ends the walk after this many bytes without a chunk. The SHA-256 is given up
+    /// with it: nobody knows where such a dump ends.
+    #[must_use]
+    pub fn giving_up_after(mut self, bytes: u64) -> Self {
+        self.patience = bytes;
+        self
     }
 
     /// Computes the SHA-256 of the whole source on the way.
@@ -244,13 +263,16 @@ impl<'s> Scanner<'s> {
                     // Unreadable bytes are not known to be zero.
                     let bytes = self.slice(from, len);
                     let zero = !bytes.is_empty() && bytes.iter().all(|b| *b == 0);
-                    let gap =
-                        gap.get_or_insert(Gap { bytes: from..from, kind, zero: true });
+                    let gap = gap.get_or_insert(Gap { bytes: from..from, kind, zero: true });
                     gap.bytes.end = self.pos;
                     gap.zero &= zero;
                     // Zeros before a damaged header: the header is the news.
                     if gap.kind == GapKind::NoHeader {
                         gap.kind = kind;
+                    }
+                    if gap.bytes.end - gap.bytes.start >= self.patience {
+                        self.end = self.pos;
+                        self.hash = None;
                     }
                 }
             }

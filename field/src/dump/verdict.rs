@@ -90,7 +90,8 @@ impl Finding {
     pub(crate) fn of(kind: FindingKind, header: &ChunkHeader, text: impl AsRef<str>) -> Self {
         let start = header.offset.0;
         let covers = super::error::covers(&IndexEntry::of(header));
-        let pages = header.kind.is_pages().then_some((header.first.0, header.first.0 + header.pages));
+        let pages =
+            header.kind.is_pages().then_some((header.first.0, header.first.0 + header.pages));
         Self {
             chunk: Some(header.seq),
             carries: Some(header.kind.name()),
@@ -99,7 +100,12 @@ impl Finding {
             ..Self::at(
                 kind,
                 start..start.saturating_add(header.frame_len()),
-                format!("chunk {} ({}, {covers}): {}", header.seq, header.kind.name(), text.as_ref()),
+                format!(
+                    "chunk {} ({}, {covers}): {}",
+                    header.seq,
+                    header.kind.name(),
+                    text.as_ref()
+                ),
             )
         }
     }

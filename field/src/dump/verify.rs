@@ -12,10 +12,10 @@ use lifeboat_crypt::{Opener, header_digest};
 use lifeboat_format::header::HEADER_LEN;
 use lifeboat_format::{BLOCK, ByteOff, ChunkHeader, ChunkKind, IndexEntry, IndexHead, PageClass};
 
-use super::file::{DATA_START, HeaderCopy};
+use super::file::HeaderCopy;
 use super::open::Meta;
 use super::verdict::{Finding, FindingKind, PageTotals, Verdict, hex};
-use super::{Chunk, Decoder, DumpFile, Gap, GapKind, Scanner, Step, index};
+use super::{Decoder, DumpFile, Faults, Gap, GapKind, Step, index};
 
 const BLOCK64: u64 = BLOCK as u64;
 /// Most bytes of meta chunks that are put together.
@@ -134,19 +134,27 @@ impl DumpFile {
         progress: &(dyn Fn(u64) + Sync),
         mut each: impl FnMut(ChunkHeader, &[u8]),
     ) {
-        let id = self.header().dump_id;
-        let mut scanner = Scanner::new(self.source(), id, DATA_START, self.data_end()).hashing();
-        // A gap counts only once something of this dump follows it, or the dump is committed.
+        let mut scanner = self.scanner().hashing();
+        // Without a commit record, a gap or a torn chunk counts only once a sound chunk
+        // follows: the last writes before the power went are not damage.
+        let open_end = self.committed().is_err();
         let mut held: Option<Gap> = None;
+        let mut torn: Vec<(ChunkHeader, Faults)> = Vec::new();
         loop {
             match scanner.next() {
                 None => break,
                 Some(Step::Gap(gap)) => held = Some(gap),
+                Some(Step::Chunk(chunk)) if open_end && chunk.faults.payload => {
+                    torn.push((chunk.header, chunk.faults));
+                }
                 Some(Step::Chunk(chunk)) => {
                     if let Some(gap) = held.take() {
                         verdict.add(lost(&gap));
                     }
-                    take(walk, verdict, &chunk);
+                    for (header, faults) in torn.drain(..) {
+                        take(walk, verdict, &header, &faults);
+                    }
+                    take(walk, verdict, &chunk.header, &chunk.faults);
                     if !chunk.faults.payload {
                         each(chunk.header, chunk.stored);
                     }
@@ -272,15 +280,13 @@ fn sum(total: &mut PageTotals, n: &PageTotals) {
 }
 
 /// Takes note of a chunk.
-fn take(walk: &mut Walk, verdict: &mut Verdict, chunk: &Chunk<'_>) {
-    let header = &chunk.header;
+fn take(walk: &mut Walk, verdict: &mut Verdict, header: &ChunkHeader, f: &Faults) {
     walk.chunks += 1;
     if header.kind == ChunkKind::Index {
         walk.last_index = Some(header.offset.0);
     } else {
         walk.seen.push(IndexEntry::of(header));
     }
-    let f = &chunk.faults;
     if let Some(Range { start, end }) = &f.skipped {
         let text = format!("chunks {start} to {} before it are missing", end - 1);
         verdict.add(Finding::of(FindingKind::Sequence, header, text));
@@ -394,7 +400,9 @@ fn check_index(
                 Some(real) if real == entry => {}
                 Some(real) => {
                     let (told, found) = (entry.offset.0, real.offset.0);
-                    bad(format!("it lists a chunk at byte {told} where the next one is at {found}"));
+                    bad(format!(
+                        "it lists a chunk at byte {told} where the next one is at {found}"
+                    ));
                     return;
                 }
                 None => {

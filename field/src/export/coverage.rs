@@ -29,9 +29,8 @@ impl Coverage {
     /// Of memory. Looks into chunks only if the dump is not known to be whole.
     pub(super) fn of_memory(dump: &OpenDump, options: &Options<'_>) -> Result<Self, ExportError> {
         let space = dump.memory();
-        let whole = dump
-            .commit()
-            .is_some_and(|c| c.memory.unreadable == 0 && c.memory.excluded == 0);
+        let whole =
+            dump.commit().is_some_and(|c| c.memory.unreadable == 0 && c.memory.excluded == 0);
         let by_commit = whole && !options.skip_damaged;
         let holes = if by_commit { Vec::new() } else { find_holes(&space, options)? };
         let mut coverage = Self::build(space.entries(), &dump.meta().ranges, holes);
@@ -96,15 +95,13 @@ impl Coverage {
 }
 
 /// Decodes the chunks that may hold pages without contents.
-fn find_holes(
-    space: &PageSpace<'_>,
-    options: &Options<'_>,
-) -> Result<Vec<Missing>, ExportError> {
+fn find_holes(space: &PageSpace<'_>, options: &Options<'_>) -> Result<Vec<Missing>, ExportError> {
     let dump = space.dump();
     let mut suspects = Vec::new();
     for entry in space.entries() {
         match dump.read_header(entry) {
-            Ok(header) if u64::from(header.data_pages) == header.pages && !options.skip_damaged => {}
+            Ok(header) if u64::from(header.data_pages) == header.pages && !options.skip_damaged => {
+            }
             Ok(_) => suspects.push(*entry),
             Err(_) if options.skip_damaged => suspects.push(*entry),
             Err(e) => return Err(e.into()),
@@ -112,22 +109,29 @@ fn find_holes(
     }
     let holes = Mutex::new(Vec::new());
     let quiet = Options { progress: None, ..*options };
-    pipeline::for_each(dump, &suspects, &quiet, || Ok(()), None, |(), index, chunk| {
-        let mut found = Vec::new();
-        match (chunk, suspects.get(index)) {
-            (Ok(chunk), _) => found.extend(chunk.pieces().filter_map(|p| {
-                let pages = PageRange::new(p.first.0, p.first.0 + p.pages);
-                reason(p.class).map(|why| Missing { pages, why })
-            })),
-            (Err(_), Some(e)) => {
-                let pages = PageRange::new(e.first.0, e.first.0 + e.pages);
-                found.push(Missing { pages, why: Why::Damaged });
+    pipeline::for_each(
+        dump,
+        &suspects,
+        &quiet,
+        || Ok(()),
+        None,
+        |(), index, chunk| {
+            let mut found = Vec::new();
+            match (chunk, suspects.get(index)) {
+                (Ok(chunk), _) => found.extend(chunk.pieces().filter_map(|p| {
+                    let pages = PageRange::new(p.first.0, p.first.0 + p.pages);
+                    reason(p.class).map(|why| Missing { pages, why })
+                })),
+                (Err(_), Some(e)) => {
+                    let pages = PageRange::new(e.first.0, e.first.0 + e.pages);
+                    found.push(Missing { pages, why: Why::Damaged });
+                }
+                (Err(_), None) => {}
             }
-            (Err(_), None) => {}
-        }
-        holes.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
-        Ok(())
-    })?;
+            holes.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+            Ok(())
+        },
+    )?;
     Ok(holes.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 

@@ -62,7 +62,9 @@ impl Places {
                 .checked_mul(PAGE64)
                 .and_then(|n| end.checked_add(n))
                 .filter(|e| *e <= i64::MAX as u64)
-                .ok_or_else(|| ExportError::TooLarge { what: "over 2^63 bytes of memory".into() })?;
+                .ok_or_else(|| ExportError::TooLarge {
+                    what: "over 2^63 bytes of memory".into(),
+                })?;
         }
         Ok(Self { ranges: out, end })
     }
@@ -125,11 +127,7 @@ pub fn write(dump: &OpenDump, out: &File, options: &Options<'_>) -> Result<Repor
 }
 
 /// The PT_LOADs to describe: those of the elfcorehdr, and what else was captured.
-fn loads_of(
-    dump: &OpenDump,
-    coverage: &Coverage,
-    warnings: &mut Vec<String>,
-) -> (u16, Vec<Load>) {
+fn loads_of(dump: &OpenDump, coverage: &Coverage, warnings: &mut Vec<String>) -> (u16, Vec<Load>) {
     let raw = &dump.meta().elfcorehdr;
     let (machine, mut loads, described) = match CoreHeader::parse(raw) {
         Ok(core) => {
@@ -142,7 +140,9 @@ fn loads_of(
             (core.head().machine, core.loads().map(load).collect(), core.memory_ranges())
         }
         Err(e) => {
-            warnings.push(format!("the output has no virtual addresses, as the elfcorehdr is lost: {e}"));
+            warnings.push(format!(
+                "the output has no virtual addresses, as the elfcorehdr is lost: {e}"
+            ));
             (EM_X86_64, Vec::new(), Vec::new())
         }
     };
@@ -155,11 +155,7 @@ fn loads_of(
 }
 
 /// PT_LOADs split around what is missing.
-fn table(
-    loads: &[Load],
-    coverage: &Coverage,
-    places: &Places,
-) -> Result<Vec<Phdr>, ExportError> {
+fn table(loads: &[Load], coverage: &Coverage, places: &Places) -> Result<Vec<Phdr>, ExportError> {
     let mut out = Vec::new();
     for load in loads {
         for r in coverage.within(load.start / PAGE64, load.end.div_ceil(PAGE64)) {
@@ -174,7 +170,11 @@ fn table(
                 flags: load.flags,
                 offset: place + start % PAGE64,
                 // 0 says that the address is not known (QEMU's dumps): keep it so.
-                vaddr: if load.vaddr == 0 { 0 } else { load.vaddr.wrapping_add(start - load.start) },
+                vaddr: if load.vaddr == 0 {
+                    0
+                } else {
+                    load.vaddr.wrapping_add(start - load.start)
+                },
                 paddr: start,
                 size: end - start,
             });
@@ -231,28 +231,35 @@ fn fill(
 ) -> Result<(u64, u64), ExportError> {
     let (data, zero) = (AtomicU64::new(0), AtomicU64::new(0));
     let entries = dump.memory().entries();
-    pipeline::for_each(dump, entries, options, || Ok(()), None, |(), _, chunk| {
-        // Damaged and skipped: the coverage knows.
-        let Ok(chunk) = chunk else { return Ok(()) };
-        for piece in chunk.pieces() {
-            match piece.class {
-                PageClass::Data => {
-                    // Every chunk lies within one range of the coverage.
-                    let at = places.of(piece.first.0).ok_or(ExportError::Nothing)?;
-                    pipeline::write_at(out, piece.data, at)?;
-                    data.fetch_add(piece.pages, Ordering::Relaxed);
+    pipeline::for_each(
+        dump,
+        entries,
+        options,
+        || Ok(()),
+        None,
+        |(), _, chunk| {
+            // Damaged and skipped: the coverage knows.
+            let Ok(chunk) = chunk else { return Ok(()) };
+            for piece in chunk.pieces() {
+                match piece.class {
+                    PageClass::Data => {
+                        // Every chunk lies within one range of the coverage.
+                        let at = places.of(piece.first.0).ok_or(ExportError::Nothing)?;
+                        pipeline::write_at(out, piece.data, at)?;
+                        data.fetch_add(piece.pages, Ordering::Relaxed);
+                    }
+                    PageClass::Zero => {
+                        zero.fetch_add(piece.pages, Ordering::Relaxed);
+                    }
+                    class if coverage.by_commit && reason(class).is_some() => {
+                        return Err(ExportError::Contradiction { page: piece.first.0 });
+                    }
+                    _ => {}
                 }
-                PageClass::Zero => {
-                    zero.fetch_add(piece.pages, Ordering::Relaxed);
-                }
-                class if coverage.by_commit && reason(class).is_some() => {
-                    return Err(ExportError::Contradiction { page: piece.first.0 });
-                }
-                _ => {}
             }
-        }
-        Ok(())
-    })?;
+            Ok(())
+        },
+    )?;
     Ok((data.into_inner(), zero.into_inner()))
 }
 

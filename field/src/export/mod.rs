@@ -117,16 +117,22 @@ pub enum ExportError {
     #[error(transparent)]
     Dump(#[from] DumpError),
     /// The output.
-    #[error("writing the output: {0}\nhint: check the free space and the file size limit of the destination's file system")]
+    #[error(
+        "writing the output: {0}\nhint: check the free space and the file size limit of the destination's file system"
+    )]
     Write(#[source] io::Error),
     /// A chunk holds pages that the commit record denies.
-    #[error("page {page} has no contents although the commit record counts none such\nhint: this dump contradicts itself; export it with damage skipped to see what is there")]
+    #[error(
+        "page {page} has no contents although the commit record counts none such\nhint: this dump contradicts itself; export it with damage skipped to see what is there"
+    )]
     Contradiction {
         /// The page.
         page: u64,
     },
     /// The dump describes more memory than the format can hold.
-    #[error("the dump describes {what}, more than this format holds\nhint: choose the other format; if that fails too, the dump is damaged")]
+    #[error(
+        "the dump describes {what}, more than this format holds\nhint: choose the other format; if that fails too, the dump is damaged"
+    )]
     TooLarge {
         /// What is too much.
         what: String,
@@ -135,7 +141,9 @@ pub enum ExportError {
     #[error("the dump holds no memory pages\nhint: `lifeboat list` shows what was captured")]
     Nothing,
     /// What a vmcore cannot be without.
-    #[error("the dump lacks {what}\nhint: `lifeboat verify -i KEY` shows what is damaged; `--format elf` needs less")]
+    #[error(
+        "the dump lacks {what}\nhint: `lifeboat verify -i KEY` shows what is damaged; `--format elf` needs less"
+    )]
     Lacks {
         /// What.
         what: &'static str,

@@ -36,7 +36,8 @@ pub fn write(
     let end = covered.last().map_or(0, |r| r.end.0 * PAGE64);
     let len = device.map_or_else(
         || {
-            warnings.push("the device's length is lost: the image ends with what was captured".into());
+            warnings
+                .push("the device's length is lost: the image ends with what was captured".into());
             end
         },
         |d| d.bytes,
@@ -44,33 +45,40 @@ pub fn write(
     out.set_len(len).map_err(ExportError::Write)?;
     let (data, zero) = (AtomicU64::new(0), AtomicU64::new(0));
     let missing = Mutex::new(Vec::new());
-    pipeline::for_each(dump, entries, options, || Ok(()), None, |(), at, chunk| {
-        let mut found = Vec::new();
-        match (chunk, entries.get(at)) {
-            (Ok(chunk), _) => {
-                for p in chunk.pieces() {
-                    let pages = PageRange::new(p.first.0, p.first.0 + p.pages);
-                    match (p.class, reason(p.class)) {
-                        (_, Some(why)) => found.push(Missing { pages, why }),
-                        (PageClass::Data, None) => {
-                            write_within(out, p.data, p.first.0 * PAGE64, len)?;
-                            data.fetch_add(p.pages, Ordering::Relaxed);
-                        }
-                        (_, None) => {
-                            zero.fetch_add(p.pages, Ordering::Relaxed);
+    pipeline::for_each(
+        dump,
+        entries,
+        options,
+        || Ok(()),
+        None,
+        |(), at, chunk| {
+            let mut found = Vec::new();
+            match (chunk, entries.get(at)) {
+                (Ok(chunk), _) => {
+                    for p in chunk.pieces() {
+                        let pages = PageRange::new(p.first.0, p.first.0 + p.pages);
+                        match (p.class, reason(p.class)) {
+                            (_, Some(why)) => found.push(Missing { pages, why }),
+                            (PageClass::Data, None) => {
+                                write_within(out, p.data, p.first.0 * PAGE64, len)?;
+                                data.fetch_add(p.pages, Ordering::Relaxed);
+                            }
+                            (_, None) => {
+                                zero.fetch_add(p.pages, Ordering::Relaxed);
+                            }
                         }
                     }
                 }
+                (Err(_), Some(e)) => {
+                    let pages = PageRange::new(e.first.0, e.first.0 + e.pages);
+                    found.push(Missing { pages, why: Why::Damaged });
+                }
+                (Err(_), None) => {}
             }
-            (Err(_), Some(e)) => {
-                let pages = PageRange::new(e.first.0, e.first.0 + e.pages);
-                found.push(Missing { pages, why: Why::Damaged });
-            }
-            (Err(_), None) => {}
-        }
-        missing.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
-        Ok(())
-    })?;
+            missing.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+            Ok(())
+        },
+    )?;
     let mut missing = missing.into_inner().unwrap_or_else(PoisonError::into_inner);
     let all = [PageRange::new(0, len.div_ceil(PAGE64))];
     let never = subtract(&all, &covered);

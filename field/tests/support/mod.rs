@@ -37,7 +37,12 @@ impl Seal for CryptSeal {
     fn cipher(&self) -> Cipher {
         self.0.cipher()
     }
-    fn seal(&self, seq: u64, aad: &[u8], payload: &mut [u8]) -> Result<Option<[u8; 16]>, SealFault> {
+    fn seal(
+        &self,
+        seq: u64,
+        aad: &[u8],
+        payload: &mut [u8],
+    ) -> Result<Option<[u8; 16]>, SealFault> {
         self.0.seal(seq, aad, payload).map_err(|_| SealFault)
     }
     fn commit_tag(&self, record: &CommitRecord) -> Result<[u8; 16], SealFault> {
@@ -144,7 +149,12 @@ impl Machine for Pretended {
 
 struct Reader<'m>(&'m dyn Machine, Option<u16>);
 impl PageRead for Reader<'_> {
-    fn read(&mut self, first: Pfn, buf: &mut [u8], bad: &mut dyn FnMut(usize)) -> Result<(), ReadFault> {
+    fn read(
+        &mut self,
+        first: Pfn,
+        buf: &mut [u8],
+        bad: &mut dyn FnMut(usize),
+    ) -> Result<(), ReadFault> {
         for (i, page) in buf.chunks_mut(PAGE).enumerate() {
             if !self.0.page(self.1, first.0 + i as u64, page) {
                 bad(i);
@@ -225,8 +235,13 @@ fn meta(setup: &Setup<'_>, header: &DumpHeader) -> Vec<u8> {
     w.ranges(&setup.ranges).unwrap();
     for (index, bytes) in setup.swap.iter().enumerate() {
         let index = u16::try_from(index).unwrap();
-        w.swap_device(&SwapDevice { index, page_size: 4096, bytes: *bytes, text: "path /dev/vda2\n" })
-            .unwrap();
+        w.swap_device(&SwapDevice {
+            index,
+            page_size: 4096,
+            bytes: *bytes,
+            text: "path /dev/vda2\n",
+        })
+        .unwrap();
     }
     w.record(Tag::Hostname, std::iter::once(setup.hostname.as_bytes())).unwrap();
     let len = w.finish();
@@ -263,9 +278,8 @@ pub fn take(setup: &Setup<'_>) -> Taken {
     let disk = Disk(DumpWriter::new(queue, 0, setup.room));
     let mut frames = Frames::new(disk, CryptSeal(Sealer::new(key.as_ref())), &header, &keys);
     frames.begin().unwrap();
-    let mut workers: Vec<Worker> = (0..setup.workers)
-        .map(|_| Worker::new(setup.level, setup.chunk_pages).unwrap())
-        .collect();
+    let mut workers: Vec<Worker> =
+        (0..setup.workers).map(|_| Worker::new(setup.level, setup.chunk_pages).unwrap()).collect();
     frames.text(ChunkKind::Log, &setup.log, workers[0].scratch()).unwrap();
     frames.text(ChunkKind::Notes, &setup.notes, workers[0].scratch()).unwrap();
     frames.text(ChunkKind::Meta, &meta(setup, &header), workers[0].scratch()).unwrap();

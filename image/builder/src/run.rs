@@ -56,6 +56,12 @@ pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
     Err(Failure::new(format!("{}: {}: {}", name(command), out.status, said.trim())))
 }
 
+/// What `command` printed, whatever its status: for tools that answer by both.
+pub(crate) fn said(command: &mut Command) -> Result<String, Failure> {
+    let out = command.stdin(Stdio::null()).output().map_err(|e| not_started(command, &e))?;
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
 /// First line of `tool --version`.
 pub(crate) fn version(tool: &str) -> Result<String, Failure> {
     let text = output(Command::new(tool).arg("--version").env("LC_ALL", "C"))?;

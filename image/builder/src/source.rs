@@ -60,8 +60,7 @@ fn package(cache: &Cache, name: &str) -> Result<Source, Failure> {
     let (path, version, verified_by) = match installed {
         Some(version) => {
             let path = PathBuf::from(format!("/usr/src/{name}.tar.xz"));
-            let changed = run::output(Command::new("dpkg").args(["--verify", name]));
-            let changed = changed.unwrap_or_else(|_| file_name(&path));
+            let changed = run::said(Command::new("dpkg").args(["--verify", name]))?;
             if changed.contains(&file_name(&path)) {
                 return Err(Failure::new(format!(
                     "{} is not what the package {name} brought",

@@ -34,11 +34,8 @@ pub fn resolve(meta: &str) -> Res<Package> {
         .ctx(&hint)?
         .to_owned();
     let policy = run(Command::new("apt-cache").args(["policy", &name]))?;
-    let version = policy
-        .lines()
-        .find_map(|l| l.trim().strip_prefix("Candidate: "))
-        .ctx(&hint)?
-        .to_owned();
+    let version =
+        policy.lines().find_map(|l| l.trim().strip_prefix("Candidate: ")).ctx(&hint)?.to_owned();
     Ok(Package { name, version })
 }
 

@@ -106,12 +106,8 @@ impl Console {
             if left.is_zero() || state.ended {
                 break;
             }
-            state = self
-                .shared
-                .1
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state =
+                self.shared.1.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         let skip = state.lines.len().saturating_sub(40);
         let tail: Vec<String> = state

@@ -7,12 +7,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::console::Line;
-use crate::vmcore::MemoryMap;
 use crate::disk::Disk;
 use crate::error::{Context as _, Res, both, ensure, run};
 use crate::machine::{Answer, Bus, Machine, Setup};
 use crate::pattern::Facts;
 use crate::provision::{self, Kernel, Victim};
+use crate::vmcore::MemoryMap;
 use crate::{guest, paths};
 
 /// Bytes of a MiB.
@@ -41,13 +41,15 @@ pub struct Plan {
     pub crashkernel: &'static str,
     /// Size of the dump partition in MiB.
     pub dump_mib: u64,
-    /// Replaces `after.deadline_s` and `after.device_wait_s` in the guest's copy of
-    /// the board profile: a vendor's shorter deadlines, without another build.
-    pub deadlines: Option<(u32, u32)>,
+    /// Keys of the board profile with other values, in the guest's copy of the image:
+    /// a vendor's shorter deadlines, without another build.
+    pub profile: &'static [(&'static str, u32)],
     /// Whether there is a watchdog device.
     pub watchdog: bool,
     /// Whether the host formats the dump partition.
     pub format: bool,
+    /// Files for the guest beside the usual ones.
+    pub files: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl Plan {
@@ -61,38 +63,31 @@ impl Plan {
             memory_mib: 1024,
             crashkernel: "64M",
             dump_mib: 512,
-            deadlines: None,
+            profile: &[],
             watchdog: false,
             format: true,
+            files: Vec::new(),
         }
     }
 }
 
-/// A running victim and all that belongs to it.
+/// What is there before the machine runs: a kernel to crash, a disk, a key.
 #[derive(Debug)]
-pub struct Lab {
+pub struct Ground {
     /// The work folder.
     pub work: PathBuf,
     /// The victim's kernel.
     pub kernel: Kernel,
     /// Its disk.
     pub disk: Disk,
-    /// The machine.
-    pub machine: Machine,
     /// File of the secret key; it never enters the guest.
     pub identity: PathBuf,
     /// Its public half.
     pub recipient: String,
-    /// What the victim program told of itself.
-    pub facts: Facts,
-    /// The guest's memory map.
-    pub map: MemoryMap,
-    /// When its init was ready.
-    pub booted: Line,
 }
 
-impl Lab {
-    /// Makes disk and key, boots the victim, turns swap on, starts the processes.
+impl Ground {
+    /// Fetches the kernel, makes disk and key.
     ///
     /// # Errors
     /// When any of it fails.
@@ -103,21 +98,70 @@ impl Lab {
         let identity = work.join("identity.txt");
         host(&["keygen", "-o", &text(&identity)])?.good()?;
         let recipient = public_half(&identity)?;
+        let ground = Self { work, kernel, disk, identity, recipient };
         if plan.format {
-            let volume = format!("{}:lifeboat", disk.path.display());
-            host(&["format", &volume, "--label", "qemu"])?.good()?;
+            host(&["format", &ground.volume(), "--label", "qemu"])?.good()?;
         }
-        let image = image_copy(plan, &work)?;
-        let initramfs = guest::initramfs(&kernel, plan.bus, &image, &work)?;
+        Ok(ground)
+    }
+
+    /// The dump partition within the disk image, as `lifeboat` takes it.
+    #[must_use]
+    pub fn volume(&self) -> String {
+        format!("{}:lifeboat", self.disk.path.display())
+    }
+}
+
+/// A running victim and all that belongs to it.
+#[derive(Debug)]
+pub struct Lab {
+    /// What was there before.
+    pub ground: Ground,
+    /// The machine.
+    pub machine: Machine,
+    /// What the victim program told of itself.
+    pub facts: Facts,
+    /// The guest's memory map.
+    pub map: MemoryMap,
+    /// When its init was ready.
+    pub booted: Line,
+}
+
+/// A lab stands on its ground: `lab.disk` is the ground's.
+impl std::ops::Deref for Lab {
+    type Target = Ground;
+
+    fn deref(&self) -> &Ground {
+        &self.ground
+    }
+}
+
+impl Lab {
+    /// Makes disk and key, boots the victim, turns swap on, starts the processes.
+    ///
+    /// # Errors
+    /// When any of it fails.
+    pub fn new(plan: &Plan) -> Res<Self> {
+        Self::boot(plan, Ground::new(plan)?)
+    }
+
+    /// Boots the victim on ground that is there.
+    ///
+    /// # Errors
+    /// When any of it fails.
+    pub fn boot(plan: &Plan, ground: Ground) -> Res<Self> {
+        let mut extra = image_copy(plan, &ground.work)?;
+        extra.extend(plan.files.iter().cloned());
+        let initramfs = guest::initramfs(&ground.kernel, plan.bus, &extra, &ground.work)?;
         let mut machine = Machine::start(&Setup {
-            vmlinuz: &kernel.vmlinuz,
+            vmlinuz: &ground.kernel.vmlinuz,
             initramfs: &initramfs,
             memory_mib: plan.memory_mib,
             crashkernel: plan.crashkernel,
             bus: plan.bus,
-            disk: &disk,
+            disk: &ground.disk,
             watchdog: plan.watchdog,
-            work: &work,
+            work: &ground.work,
         })?;
         let booted = machine.wait_ready(0, BOOT)?;
         machine.must("swapon /dev/disk/by-partlabel/swap", ORDER)?;
@@ -126,7 +170,7 @@ impl Lab {
         let facts = Facts::parse(&said)?;
         ensure(facts.swapped_kb > 0, format_args!("nothing was swapped out: {said}"))?;
         let map = MemoryMap::parse(&machine.must("cat /proc/iomem", ORDER)?);
-        Ok(Self { work, kernel, disk, machine, identity, recipient, facts, map, booted })
+        Ok(Self { ground, machine, facts, map, booted })
     }
 
     /// Arms the crash kernel in the guest, with `more` arguments.
@@ -193,11 +237,20 @@ impl Lab {
     /// # Errors
     /// When it does not come.
     pub fn wait_console(&self, crash: &Crash, limit: Duration, text: &str) -> Res<Line> {
-        let found =
-            self.machine.console.wait(crash.console, limit, &format!("`{text}`"), |l| {
-                l.contains(text)
-            });
+        let found = self
+            .machine
+            .console
+            .wait(crash.console, limit, &format!("`{text}`"), |l| l.contains(text));
         Ok(found?.1)
+    }
+
+    /// Waits until the guest's init runs again, its disk not yet asked for.
+    ///
+    /// # Errors
+    /// When the machine does not come back within `limit`.
+    pub fn wait_restart(&self, crash: &Crash, limit: Duration) -> Res<Line> {
+        let control = &self.machine.control;
+        Ok(control.wait(crash.control, limit, "the next boot", |l| l == "LB booting")?.1)
     }
 
     /// Waits for the clean boot behind the crash.
@@ -223,12 +276,6 @@ impl Lab {
     pub fn power_off(&mut self) -> Res<()> {
         self.machine.send("poweroff")?;
         self.machine.wait_off(BOOT)
-    }
-
-    /// The dump partition within the disk image, as `lifeboat` takes it.
-    #[must_use]
-    pub fn volume(&self) -> String {
-        format!("{}:lifeboat", self.disk.path.display())
     }
 }
 
@@ -277,8 +324,10 @@ impl Said {
     /// # Errors
     /// When it is not.
     pub fn good(self) -> Res<String> {
-        ensure(self.code == 0, format_args!("`{}` ended with {}:\n{}", self.command, self.code,
-            self.all))?;
+        ensure(
+            self.code == 0,
+            format_args!("`{}` ended with {}:\n{}", self.command, self.code, self.all),
+        )?;
         Ok(self.out)
     }
 }
@@ -318,23 +367,26 @@ fn public_half(identity: &Path) -> Res<String> {
 
 /// The guest's own files of the image, where the plan changes them.
 fn image_copy(plan: &Plan, work: &Path) -> Res<Vec<(&'static str, Vec<u8>)>> {
-    let Some((deadline, wait)) = plan.deadlines else { return Ok(Vec::new()) };
+    if plan.profile.is_empty() {
+        return Ok(Vec::new());
+    }
     let image = paths::image()?;
     let profile = fs::read_to_string(image.join("board.toml")).ctx("board.toml")?;
     let mut hits = 0;
     let changed: String = profile
         .lines()
         .map(|line| {
-            let (key, value) = match line.split_once(" = ").map_or("", |(k, _)| k.trim()) {
-                "deadline_s" => ("deadline_s", deadline),
-                "device_wait_s" => ("device_wait_s", wait),
-                _ => return format!("{line}\n"),
-            };
-            hits += 1;
-            format!("{key} = {value}\n")
+            let key = line.split_once(" = ").map_or("", |(k, _)| k.trim());
+            match plan.profile.iter().find(|(k, _)| *k == key) {
+                Some((_, value)) => {
+                    hits += 1;
+                    format!("{key} = {value}\n")
+                }
+                None => format!("{line}\n"),
+            }
         })
         .collect();
-    ensure(hits == 2, "board.toml does not name both deadlines once")?;
+    ensure(hits == plan.profile.len(), "board.toml does not name each changed key once")?;
     let file = work.join("board.toml");
     fs::write(&file, &changed).ctx(file.display())?;
     let sum = run(Command::new("sha256sum").arg(&file))?;
@@ -342,8 +394,12 @@ fn image_copy(plan: &Plan, work: &Path) -> Res<Vec<(&'static str, Vec<u8>)>> {
     let sums = fs::read_to_string(image.join("SHA256SUMS")).ctx("SHA256SUMS")?;
     let sums: String = sums
         .lines()
-        .map(|l| if l.ends_with(" board.toml") { format!("{sum}  board.toml\n") } else {
-            format!("{l}\n")
+        .map(|l| {
+            if l.ends_with(" board.toml") {
+                format!("{sum}  board.toml\n")
+            } else {
+                format!("{l}\n")
+            }
         })
         .collect();
     Ok(vec![("image/board.toml", changed.into_bytes()), ("image/SHA256SUMS", sums.into_bytes())])

@@ -53,8 +53,12 @@ impl Disk {
         file.set_len(after.start + after.len + MIB).ctx(path.display())?;
         let mut sgdisk = Command::new("/usr/sbin/sgdisk");
         sgdisk.args(["--clear", "--set-alignment=1"]);
-        let named = [(swap, "swap", "8200"), (before, "filler1", "8300"), (dump, "lifeboat", "8300"),
-            (after, "filler2", "8300")];
+        let named = [
+            (swap, "swap", "8200"),
+            (before, "filler1", "8300"),
+            (dump, "lifeboat", "8300"),
+            (after, "filler2", "8300"),
+        ];
         for (number, (part, label, kind)) in (1..).zip(named) {
             let (first, last) = (part.start / 512, (part.start + part.len) / 512 - 1);
             sgdisk.arg(format!("--new={number}:{first}:{last}"));

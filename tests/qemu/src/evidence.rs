@@ -48,8 +48,8 @@ pub fn export_all(lab: &Lab, kdump: bool) -> Res<Exports> {
         ("export swap", vec!["export", "swap", &dump, "-i", &key, "-o", &swap]),
     ];
     if kdump {
-        let args = vec!["export", "vmcore", &dump, "-i", &key, "-o", &compressed, "--format",
-            "kdump"];
+        let args =
+            vec!["export", "vmcore", &dump, "-i", &key, "-o", &compressed, "--format", "kdump"];
         steps.push(("export kdump", args));
     }
     for (name, args) in steps {
@@ -112,8 +112,10 @@ pub fn judged(lab: &Lab, exports: &Exports, was: Option<&Snapshot>) -> Res<Vec<S
     }
     if let Some(was) = was {
         let (compared, equal) = compare_kdump(lab, &exports.kdump, &vmlinux, was)?;
-        ensure(compared == equal && compared > 0, format_args!(
-            "kdump-compressed, read by drgn: {equal} of {compared} pages are equal"))?;
+        ensure(
+            compared == equal && compared > 0,
+            format_args!("kdump-compressed, read by drgn: {equal} of {compared} pages are equal"),
+        )?;
         shown.push(format!("kdump-compressed, read by drgn: {equal} of {compared} pages equal"));
     }
     Ok(shown)

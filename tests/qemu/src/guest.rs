@@ -11,14 +11,8 @@ use crate::paths::{image, lock_cache, workspace};
 use crate::provision::{Kernel, load_order};
 
 /// Files of the image directory that go into the guest.
-const IMAGE_FILES: [&str; 6] = [
-    "vmlinuz",
-    "initramfs.cpio.zst",
-    "board.toml",
-    "manifest.json",
-    "SHA256SUMS",
-    "config",
-];
+const IMAGE_FILES: [&str; 6] =
+    ["vmlinuz", "initramfs.cpio.zst", "board.toml", "manifest.json", "SHA256SUMS", "config"];
 
 /// Builds a guest program from `tests/guest` into `dir`; the C compiler is there
 /// for the kernel's sake anyway.
@@ -37,7 +31,12 @@ fn compile(name: &str, dir: &Path) -> Res<PathBuf> {
 ///
 /// # Errors
 /// When the image is missing or a program does not compile.
-pub fn initramfs(kernel: &Kernel, bus: Bus, extra: &[(&'static str, Vec<u8>)], work: &Path) -> Res<PathBuf> {
+pub fn initramfs(
+    kernel: &Kernel,
+    bus: Bus,
+    extra: &[(&'static str, Vec<u8>)],
+    work: &Path,
+) -> Res<PathBuf> {
     let _held = lock_cache()?;
     let mut archive = Archive::new();
     for dir in ["dev", "proc", "sys", "run", "tmp", "etc", "bin"] {

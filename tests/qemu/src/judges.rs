@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::error::{Context as _, Failure, Res, both, ensure, run};
-use crate::pattern::Facts;
 use crate::paths::workspace;
+use crate::pattern::Facts;
 use crate::provision;
 use crate::vmcore::{Core, file_offset};
 
@@ -86,7 +86,10 @@ pub fn by_drgn(vmcore: &Path, vmlinux: &Path, facts: &Facts) -> Res<Verdict> {
         .filter_map(|(a, b)| Some((a.as_u64()?, b.as_u64()?)))
         .collect();
     let holds = |(a, b): &(u64, u64)| *a <= heap.start && heap.end <= *b;
-    ensure(areas.iter().any(holds), format_args!("no area of the victim holds its heap {heap:x?}"))?;
+    ensure(
+        areas.iter().any(holds),
+        format_args!("no area of the victim holds its heap {heap:x?}"),
+    )?;
     let mut excerpt = vec![format!(
         "{} tasks; crashed: {} (pid {}); the victim has {} memory areas",
         tasks.len(),
@@ -145,8 +148,13 @@ pub fn by_crash(vmcore: &Path, vmlinux: &Path, facts: &Facts, work: &Path) -> Re
     };
     let (sys, stack, log, vm) = (read("sys")?, read("bt")?, read("log")?, read("vm")?);
     ensure(sys.contains("sysrq"), format_args!("`sys` does not name the panic:\n{sys}"))?;
-    let heap = format!("{:x}", facts.heap);
-    ensure(vm.contains(&heap), format_args!("`vm` has no area at {heap}:\n{vm}"))?;
+    let heap = facts.heap..facts.heap + facts.pages * 4096;
+    let holds = |line: &str| {
+        let mut words = line.split_whitespace().skip(1).map(|w| u64::from_str_radix(w, 16));
+        matches!((words.next(), words.next()), (Some(Ok(a)), Some(Ok(b)))
+            if a <= heap.start && heap.end <= b)
+    };
+    ensure(vm.lines().any(holds), format_args!("`vm` has no area for {heap:x?}:\n{vm}"))?;
     let tasks = read("ps")?.lines().filter_map(ps_line).collect();
     let mut excerpt: Vec<String> = sys.lines().map(str::to_owned).collect();
     excerpt.extend(stack.lines().take(24).map(str::to_owned));
@@ -213,9 +221,11 @@ mod tests {
 
     #[test]
     fn lines_of_ps_are_read() {
-        let line = ">     112       1   0  ffff8a2d02a7cc80  RU   0.0     1234       56  lb-crasher";
+        let line =
+            ">     112       1   0  ffff8a2d02a7cc80  RU   0.0     1234       56  lb-crasher";
         assert_eq!(ps_line(line), Some((112, "lb-crasher".to_owned())));
-        let thread = "       2       0   1  ffff8a2d02a7cc80  IN   0.0        0        0  [kthreadd]";
+        let thread =
+            "       2       0   1  ffff8a2d02a7cc80  IN   0.0        0        0  [kthreadd]";
         assert_eq!(ps_line(thread), Some((2, "kthreadd".to_owned())));
         assert_eq!(ps_line("      PID    PPID  CPU       TASK        ST"), None);
         assert_eq!(ps_line(">       0       0   0  ffff  RU   0.0  0  0  [swapper/0]"), None);

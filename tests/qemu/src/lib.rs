@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apt;
+pub mod bootconf;
 pub mod console;
 
 pub mod cpio;

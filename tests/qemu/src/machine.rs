@@ -144,7 +144,8 @@ impl Machine {
     /// # Errors
     /// When it is not within `limit`.
     pub fn wait_ready(&self, mark: usize, limit: Duration) -> Res<Line> {
-        let found = self.control.wait(mark, limit, "the guest's init", |l| l.starts_with("LB ready"));
+        let found =
+            self.control.wait(mark, limit, "the guest's init", |l| l.starts_with("LB ready"));
         Ok(found?.1)
     }
 
@@ -160,8 +161,7 @@ impl Machine {
                 l.starts_with("LB exit ")
             })?;
         let lines = self.control.since(mark);
-        let text: String =
-            lines.iter().take(end - mark).map(|l| format!("{}\n", l.text)).collect();
+        let text: String = lines.iter().take(end - mark).map(|l| format!("{}\n", l.text)).collect();
         let code = line.text.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(-1);
         Ok(Answer { code, text })
     }

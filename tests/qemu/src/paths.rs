@@ -62,8 +62,8 @@ pub fn lifeboat() -> Res<PathBuf> {
 /// # Errors
 /// When it cannot be made.
 pub fn work(name: &str) -> Res<PathBuf> {
-    let target = env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| workspace().join("target"), PathBuf::from);
+    let target =
+        env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
     let dir = target.join("qemu").join(name);
     if dir.exists() {
         fs::remove_dir_all(&dir).ctx(dir.display())?;

@@ -91,7 +91,8 @@ impl Facts {
                 let Some(&number) = page.first_chunk().and_then(|w| known.get(w)) else { continue };
                 if page == self.page(number) {
                     count += 1;
-                    if let Some(mark) = usize::try_from(number).ok().and_then(|n| found.get_mut(n)) {
+                    if let Some(mark) = usize::try_from(number).ok().and_then(|n| found.get_mut(n))
+                    {
                         *mark = true;
                     }
                 }

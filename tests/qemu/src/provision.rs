@@ -76,8 +76,7 @@ pub struct Kernel {
 pub fn kernel(victim: Victim) -> Res<Kernel> {
     let _held = lock_cache()?;
     let package = apt::resolve(victim.meta())?;
-    let release =
-        package.name.strip_prefix("linux-image-").ctx("the kernel's release")?.to_owned();
+    let release = package.name.strip_prefix("linux-image-").ctx("the kernel's release")?.to_owned();
     // A rebuilt package keeps its release: the version belongs to the key.
     let key = format!("{release}_{}", package.version.replace(':', "_"));
     let dir = cache()?.join("kernels").join(key);
@@ -92,13 +91,7 @@ pub fn kernel(victim: Victim) -> Res<Kernel> {
             fs::remove_file(&deb).ctx(deb.display())
         })?;
     }
-    Ok(Kernel {
-        vmlinuz: dir.join("vmlinuz"),
-        modules: dir.join("modules"),
-        release,
-        dir,
-        package,
-    })
+    Ok(Kernel { vmlinuz: dir.join("vmlinuz"), modules: dir.join("modules"), release, dir, package })
 }
 
 /// The `vmlinux` with DWARF of exactly this kernel, fetched at first use.
@@ -162,7 +155,10 @@ pub fn crash() -> Res<Crash> {
     }
     let crash = Crash(dir);
     let said = run(crash.command().arg("--version"))?;
-    ensure(said.contains(&format!("crash {version}")), format_args!("not crash {version}: {said}"))?;
+    ensure(
+        said.contains(&format!("crash {version}")),
+        format_args!("not crash {version}: {said}"),
+    )?;
     Ok(crash)
 }
 
@@ -178,8 +174,12 @@ pub fn drgn() -> Res<PathBuf> {
         // A virtual environment knows its own path: built in place, stamped when whole.
         remove(&dir)?;
         run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&dir))?;
-        run(Command::new(dir.join("bin/pip"))
-            .args(["install", "--quiet", "--only-binary=:all:", &format!("drgn=={DRGN}")]))?;
+        run(Command::new(dir.join("bin/pip")).args([
+            "install",
+            "--quiet",
+            "--only-binary=:all:",
+            &format!("drgn=={DRGN}"),
+        ]))?;
         fs::write(&stamp, DRGN).ctx(stamp.display())?;
     }
     Ok(dir.join("bin/drgn"))
@@ -187,10 +187,8 @@ pub fn drgn() -> Res<PathBuf> {
 
 /// Makes a folder beside its place and renames it when `fill` has succeeded.
 fn install(dir: &Path, fill: impl FnOnce(&Path) -> Res<()>) -> Res<()> {
-    let new = dir.with_file_name(format!(
-        "{}.new",
-        dir.file_name().unwrap_or_default().to_string_lossy()
-    ));
+    let new = dir
+        .with_file_name(format!("{}.new", dir.file_name().unwrap_or_default().to_string_lossy()));
     remove(&new)?;
     fs::create_dir_all(&new).ctx(new.display())?;
     fill(&new)?;

@@ -248,8 +248,11 @@ pub fn same_bytes(a: &Path, b: &Path) -> Res<u64> {
         if x != y {
             let first = x.iter().zip(y.iter()).position(|(p, q)| p != q).unwrap_or(0);
             let place = at + first as u64;
-            return ensure(false, format_args!("{} differs from {} at byte {place}", a.display(),
-                b.display())).map(|()| 0);
+            return ensure(
+                false,
+                format_args!("{} differs from {} at byte {place}", a.display(), b.display()),
+            )
+            .map(|()| 0);
         }
         at += n as u64;
     }
@@ -280,7 +283,9 @@ mod tests {
         bytes[32] = 64;
         bytes[56] = 2;
         for (n, (paddr, size, offset)) in
-            [(0x10_0000u64, 0x2000u64, 0x1000u64), (0x10_3000, 0x1000, 0x3000)].into_iter().enumerate()
+            [(0x10_0000u64, 0x2000u64, 0x1000u64), (0x10_3000, 0x1000, 0x3000)]
+                .into_iter()
+                .enumerate()
         {
             let at = 64 + n * 56;
             bytes[at] = 1;

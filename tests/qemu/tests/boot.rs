@@ -25,8 +25,7 @@ fn boots(victim: Victim, bus: Bus) -> Res<()> {
         disk: &disk,
         watchdog: false,
         work: &work,
-    })
-    ?;
+    })?;
     let ready = machine.wait_ready(0, Duration::from_secs(90))?;
     println!("ready after {:?}: {}", ready.at, ready.text);
     let limit = Duration::from_secs(30);

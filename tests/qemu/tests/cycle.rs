@@ -93,8 +93,7 @@ fn cycle_6_1_1g_nvme() -> Res<()> {
 
 #[test]
 fn cycle_6_1_1g_ahci() -> Res<()> {
-    let plan =
-        Plan { bus: Bus::Ahci, victim: Victim::Generic61, ..Plan::named("6.1-1g-ahci") };
+    let plan = Plan { bus: Bus::Ahci, victim: Victim::Generic61, ..Plan::named("6.1-1g-ahci") };
     tidy(cycle(&plan, false)?)
 }
 
@@ -111,8 +110,7 @@ fn cycle_6_12_8g_nvme() -> Res<()> {
 
 #[test]
 fn cycle_6_12_1g_ahci() -> Res<()> {
-    let plan =
-        Plan { victim: Victim::Cloud612, bus: Bus::Ahci, ..Plan::named("6.12-1g-ahci") };
+    let plan = Plan { victim: Victim::Cloud612, bus: Bus::Ahci, ..Plan::named("6.12-1g-ahci") };
     tidy(cycle(&plan, false)?)
 }
 

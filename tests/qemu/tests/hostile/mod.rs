@@ -26,7 +26,10 @@ pub(crate) fn host_errors(lab: &Lab) -> Res<()> {
     // Any prefix is readable: what is there may be exported, and is said to be partial.
     let said = export(&damaged, &lab.identity)?;
     println!("truncated, export: exit {}", said.code);
-    ensure(matches!(said.code, 1 | 3), format_args!("truncated: exit {}\n{}", said.code, said.all))?;
+    ensure(
+        matches!(said.code, 1 | 3),
+        format_args!("truncated: exit {}\n{}", said.code, said.all),
+    )?;
     ensure(said.code == 3 || !out.exists(), "a failed export left its output behind")?;
     let _ = fs::remove_file(&out);
 

@@ -1,0 +1,41 @@
+# A menu. The work is done by Rust programs and two short scripts.
+BOARD ?= x86_64-generic
+
+export CARGO_TERM_PROGRESS_WHEN ?= never
+
+.PHONY: help demo test test-quick image check bench bootstrap
+
+help:
+	@echo 'make demo               from panic to opened dump, step by step, in QEMU'
+	@echo 'make test               all tests, units to QEMU (under 45 minutes on 2 cores)'
+	@echo 'make test-quick         all but QEMU (under 2 minutes once built)'
+	@echo 'make image BOARD=NAME   the crash image of a board, in out/NAME (boards: board/)'
+	@echo 'make check              formatting, lints, licences and sources, scripts'
+	@echo 'make bench              capture and host commands, measured in QEMU'
+	@echo
+	@echo 'Debian 12; what is needed is installed by scripts/bootstrap.sh, as root.'
+
+bootstrap:
+	@scripts/bootstrap.sh
+
+image: bootstrap
+	cargo run --release -q -p lifeboat-builder -- image --board $(BOARD)
+
+demo: bootstrap
+	cargo run --release -q -p lifeboat-qemu --bin lifeboat-demo
+
+test: image
+	cargo nextest run --workspace --no-fail-fast
+
+test-quick: bootstrap
+	cargo nextest run --workspace -E 'not kind(test) or not package(lifeboat-qemu)'
+
+check: bootstrap
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+	cargo deny check licenses bans sources
+	shellcheck scripts/*.sh .ci/run
+
+bench: image
+	cargo run --release -q -p lifeboat-qemu --bin lifeboat-demo -- --bench

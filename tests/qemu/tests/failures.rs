@@ -1,0 +1,259 @@
+//! What can go wrong on the machine: each ends in a clear console line and a
+//! reboot within the deadline, and writes nothing where it must not.
+
+use std::process::Command;
+use std::time::Duration;
+
+use lifeboat_qemu::bootconf;
+use lifeboat_qemu::cycle::{BOOT, Crash, DUMP_DEV, Lab, MIB, ORDER, Plan, host};
+use lifeboat_qemu::error::{Context as _, Res, ensure, run};
+use lifeboat_qemu::machine::Machine;
+
+/// Short deadlines: 40 s for the whole run, 8 s for a disk to appear.
+const SHORT: &[(&str, u32)] = &[("deadline_s", 40), ("device_wait_s", 8)];
+/// The deadline, the next boot, and a slow machine.
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// Crashes, waits for `line` and for the next boot; prints what was said and when.
+fn crash_and_return(lab: &mut Lab, line: &str) -> Res<()> {
+    let crash = lab.crash()?;
+    returns(lab, &crash, line)
+}
+
+fn returns(lab: &Lab, crash: &Crash, line: &str) -> Res<()> {
+    let said = lab.wait_console(crash, LIMIT, line)?;
+    let back = lab.wait_restart(crash, LIMIT)?;
+    for l in lab.init_lines(crash) {
+        println!("[{:8.3}] {}", l.at.as_secs_f64(), l.text);
+    }
+    println!(
+        "`{line}` {:.1} s and the next boot {:.1} s after the crash",
+        (said.at - crash.panicked).as_secs_f64(),
+        (back.at - crash.panicked).as_secs_f64()
+    );
+    lab.wait_reboot(crash, LIMIT).map(drop)
+}
+
+/// Runs `fails` and checks that dump partition and fillers are what they were.
+fn untouched(lab: &mut Lab, fails: impl FnOnce(&mut Lab) -> Res<()>) -> Res<()> {
+    let before = lab.disk.read(lab.disk.dump)?;
+    fails(lab)?;
+    lab.power_off()?;
+    let after = lab.disk.read(lab.disk.dump)?;
+    let differing = before.iter().zip(&after).filter(|(a, b)| a != b).count();
+    ensure(
+        differing == 0 && before.len() == after.len(),
+        format_args!("{differing} bytes of the dump partition were written"),
+    )?;
+    println!("dump partition: {} bytes unchanged", after.len());
+    println!("filler: {} bytes unchanged", lab.disk.check_fillers()?);
+    Ok(())
+}
+
+#[test]
+fn no_superblock() -> Res<()> {
+    let plan = Plan { format: false, dump_mib: 64, ..Plan::named("no-superblock") };
+    let mut lab = Lab::new(&plan)?;
+    let refused = lab.try_arm("")?;
+    println!("arm: exit {}: {}", refused.code, refused.text);
+    ensure(refused.code == 1 && refused.text.contains("hint:"), "arm took a bare partition")?;
+    untouched(&mut lab, |lab| {
+        lab.arm("--force")?;
+        crash_and_return(lab, "lifeboat: FAILED in phase guard")
+    })
+}
+
+#[test]
+fn a_foreign_signature_since_arming() -> Res<()> {
+    let mut lab = Lab::new(&Plan { dump_mib: 64, ..Plan::named("foreign") })?;
+    lab.arm("")?;
+    // Where btrfs puts its superblock: 64 KiB, magic at 64 bytes.
+    lab.disk.write(lab.disk.dump.start + 0x10040, b"_BHRfS_M")?;
+    untouched(&mut lab, |lab| crash_and_return(lab, "lifeboat: FAILED in phase guard"))
+}
+
+#[test]
+fn a_partition_too_small_for_the_dump() -> Res<()> {
+    let mut lab = Lab::new(&Plan { dump_mib: 16, ..Plan::named("too-small") })?;
+    let answer = lab.try_arm("--force")?;
+    println!("{}", answer.text);
+    crash_and_return(&mut lab, "lifeboat: ")?;
+    let listed = lab.machine.order(&format!("exec /bin/lifeboat list {DUMP_DEV}"), ORDER)?;
+    println!("list: exit {}\n{}", listed.code, listed.text);
+    ensure(listed.code == 3, "a dump that did not fit must be listed as partial or incomplete")?;
+    lab.power_off()?;
+    println!("filler: {} bytes unchanged", lab.disk.check_fillers()?);
+    let said = host(&["verify", &lab.volume(), "-i", &lab.identity.display().to_string()])?;
+    println!("verify: exit {}\n{}", said.code, said.all);
+    ensure(said.code == 3, "what did fit must be sound, and known to be incomplete")
+}
+
+#[test]
+fn a_partition_that_shrank() -> Res<()> {
+    let mut lab = Lab::new(&Plan { dump_mib: 64, ..Plan::named("shrank") })?;
+    lab.arm("")?;
+    let (first, last) = (lab.disk.dump.start / 512, (lab.disk.dump.start + 32 * MIB) / 512 - 1);
+    let number = format!("--new=3:{first}:{last}");
+    repartition(&lab, &["--delete=3", "--set-alignment=1", &number, "--change-name=3:lifeboat"])?;
+    untouched(&mut lab, |lab| crash_and_return(lab, "lifeboat: FAILED in phase guard"))
+}
+
+#[test]
+fn a_partition_that_vanished() -> Res<()> {
+    let mut lab = Lab::new(&Plan { dump_mib: 64, profile: SHORT, ..Plan::named("vanished") })?;
+    lab.arm("")?;
+    repartition(&lab, &["--delete=3"])?;
+    untouched(&mut lab, |lab| crash_and_return(lab, "lifeboat: FAILED in phase guard"))
+}
+
+/// Changes the partition table behind the running guest's back.
+fn repartition(lab: &Lab, args: &[&str]) -> Res<()> {
+    run(Command::new("/usr/sbin/sgdisk").args(args).arg(&lab.disk.path)).map(drop)
+}
+
+/// Loads the image with this boot configuration by hand, and crashes.
+fn with_boot_conf(name: &'static str, conf: &str, line: &str) -> Res<()> {
+    let files = vec![("image/bad.cpio", bootconf::initramfs(conf)?)];
+    let mut lab = Lab::new(&Plan { dump_mib: 64, files, ..Plan::named(name) })?;
+    untouched(&mut lab, |lab| {
+        let order = format!("kexec /image/vmlinuz /image/bad.cpio {}", bootconf::CMDLINE);
+        lab.machine.must(&order, ORDER)?;
+        crash_and_return(lab, line)
+    })
+}
+
+#[test]
+fn no_recipients() -> Res<()> {
+    let conf = bootconf::sealed("lifeboat-boot 1\ntarget partlabel=lifeboat\nencrypt age\n");
+    with_boot_conf("no-recipients", &conf, "no recipient")
+}
+
+#[test]
+fn arm_refuses_without_recipients() -> Res<()> {
+    let mut lab = Lab::new(&Plan { dump_mib: 64, ..Plan::named("arm-no-recipients") })?;
+    let answer = lab.machine.order("exec /bin/lifeboat arm --image /image", ORDER)?;
+    println!("arm: exit {}: {}", answer.code, answer.text);
+    ensure(answer.code == 1 && answer.text.contains("recipient"), "armed for nobody")?;
+    ensure(answer.text.contains("hint:"), "no hint")?;
+    let status = lab.machine.order("exec /bin/lifeboat status", ORDER)?;
+    ensure(status.code == 1, format_args!("something is armed:\n{}", status.text))?;
+    lab.power_off()
+}
+
+#[test]
+fn a_corrupt_boot_configuration() -> Res<()> {
+    let good = bootconf::sealed("lifeboat-boot 1\ntarget partlabel=lifeboat\nencrypt none\n");
+    let corrupt = good.replace("partlabel=lifeboat", "partlabel=lifebost");
+    with_boot_conf("corrupt-conf", &corrupt, "boot.conf")
+}
+
+#[test]
+fn no_boot_configuration_at_all() -> Res<()> {
+    with_boot_conf("empty-conf", "", "boot.conf")
+}
+
+/// Arms with a fault and short deadlines, crashes, and must come back in time.
+fn with_fault(name: &'static str, fault: &str, line: &str) -> Res<()> {
+    let mut lab = Lab::new(&Plan { dump_mib: 256, profile: SHORT, ..Plan::named(name) })?;
+    lab.arm(&format!("--dangerously-inject-fault {fault}"))?;
+    crash_and_return(&mut lab, line)?;
+    after_a_failure(&mut lab)
+}
+
+/// The dump is there and incomplete, the next one could be taken, the fillers stand.
+fn after_a_failure(lab: &mut Lab) -> Res<()> {
+    let listed = lab.machine.order(&format!("exec /bin/lifeboat list {DUMP_DEV}"), ORDER)?;
+    println!("list: exit {}\n{}", listed.code, listed.text);
+    ensure(listed.code == 3, "an unfinished capture must be listed as incomplete")?;
+    lab.power_off()?;
+    println!("filler: {} bytes unchanged", lab.disk.check_fillers()?);
+    Ok(())
+}
+
+#[test]
+fn panic_in_pid_1() -> Res<()> {
+    with_fault("panic", "panic@memory", "lifeboat: PANIC in PID 1")
+}
+
+#[test]
+fn hang_of_pid_1() -> Res<()> {
+    with_fault("hang", "hang@memory", "lifeboat: DEADLINE")
+}
+
+#[test]
+fn exhausted_memory() -> Res<()> {
+    with_fault("oom", "oom@memory", "Kernel panic - not syncing: ")
+}
+
+#[test]
+fn hang_of_pid_1_with_a_watchdog() -> Res<()> {
+    // The deadline stays at an hour: only the watchdog can bring it back.
+    let plan = Plan {
+        dump_mib: 256,
+        watchdog: true,
+        profile: &[("timeout_s", 20)],
+        ..Plan::named("watchdog")
+    };
+    let mut lab = Lab::new(&plan)?;
+    lab.arm("--dangerously-inject-fault hang@memory")?;
+    crash_and_return(&mut lab, "injecting hang")?;
+    after_a_failure(&mut lab)
+}
+
+#[test]
+fn a_disk_that_hangs() -> Res<()> {
+    let plan = Plan { dump_mib: 256, profile: SHORT, ..Plan::named("hung-disk") };
+    let mut lab = Lab::new(&plan)?;
+    lab.arm("")?;
+    let crash = lab.crash()?;
+    lab.wait_console(&crash, BOOT, "lifeboat: head:")?;
+    lab.machine.throttle(1)?;
+    let back = lab.wait_restart(&crash, LIMIT)?;
+    // Only now may the disk move again.
+    free(&mut lab.machine)?;
+    for l in lab.init_lines(&crash) {
+        println!("[{:8.3}] {}", l.at.as_secs_f64(), l.text);
+    }
+    println!("the next boot {:.1} s after the crash", (back.at - crash.panicked).as_secs_f64());
+    lab.wait_reboot(&crash, LIMIT)?;
+    after_a_failure(&mut lab)
+}
+
+fn free(machine: &mut Machine) -> Res<()> {
+    machine.throttle(0)
+}
+
+#[test]
+fn a_reservation_that_is_too_small() -> Res<()> {
+    let plan = Plan { crashkernel: "32M", profile: SHORT, ..Plan::named("tiny-reservation") };
+    let mut lab = Lab::new(&plan)?;
+    let refused = lab.try_arm("")?;
+    println!("arm: exit {}: {}", refused.code, refused.text);
+    ensure(refused.code == 1 && refused.text.contains("hint:"), "arm took half of the memory")?;
+    lab.arm("--dangerously-ignore-size")?;
+    let crash = lab.crash()?;
+    let back = lab.wait_restart(&crash, LIMIT).ctx_log(&lab, &crash)?;
+    let shown = lab.machine.console.since(crash.console);
+    let telling = |t: &str| t.contains("lifeboat: ") || t.contains("panic") || t.contains("emory:");
+    for l in shown.iter().filter(|l| telling(&l.text)) {
+        println!("[{:8.3}] {}", l.at.as_secs_f64(), l.text);
+    }
+    println!("the next boot {:.1} s after the crash", (back.at - crash.panicked).as_secs_f64());
+    lab.wait_reboot(&crash, LIMIT)?;
+    lab.power_off()?;
+    println!("filler: {} bytes unchanged", lab.disk.check_fillers()?);
+    Ok(())
+}
+
+/// Adds the console's last lines to a failure.
+trait WithLog<T> {
+    fn ctx_log(self, lab: &Lab, crash: &Crash) -> Res<T>;
+}
+
+impl<T> WithLog<T> for Res<T> {
+    fn ctx_log(self, lab: &Lab, crash: &Crash) -> Self {
+        let lines = lab.machine.console.since(crash.console);
+        let tail: Vec<&str> = lines.iter().rev().take(30).rev().map(|l| l.text.as_str()).collect();
+        self.or_else(|why| None.ctx(format_args!("{why}\n{}", tail.join("\n"))))
+    }
+}
