@@ -124,7 +124,8 @@ fn the_second_crash_leaves_the_first_dump_alone() -> Res<()> {
         lab.wait_reboot(&crash, CAPTURE)?;
         lab.machine.must("swapon /dev/disk/by-partlabel/swap", ORDER)?;
         let said = lab.machine.must(&format!("exec /bin/lifeboat list {DUMP_DEV}"), ORDER)?;
-        let complete = said.lines().filter(|l| l.contains("complete")).count();
+        let complete =
+            said.lines().filter(|l| l.starts_with("dump ") && l.contains("complete")).count();
         ensure(complete == round, format_args!("after crash {round}:\n{said}"))?;
     }
     lab.power_off()?;
