@@ -105,6 +105,15 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
         Ok(())
     }
 
+    /// Makes durable what was written so far, so that a capture which dies in its
+    /// first pages still leaves who, when, why and the log.
+    ///
+    /// # Errors
+    /// [`EngineError::Sink`].
+    pub fn checkpoint(&mut self) -> Result<(), EngineError> {
+        self.sink.checkpoint().map_err(EngineError::Sink)
+    }
+
     /// Pages of memory and of swap that are in the dump so far.
     #[must_use]
     pub fn counts(&self) -> (PageCounts, PageCounts) {

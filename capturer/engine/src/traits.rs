@@ -74,6 +74,11 @@ pub trait FrameSink {
     /// # Errors
     /// The device's.
     fn pad_to(&mut self, to: usize) -> io::Result<()>;
+    /// Makes durable what was appended so far.
+    ///
+    /// # Errors
+    /// The device's.
+    fn checkpoint(&mut self) -> io::Result<()>;
     /// Makes all durable, then writes the record, then makes it durable.
     ///
     /// # Errors

@@ -64,6 +64,9 @@ impl FrameSink for Disk {
     fn pad_to(&mut self, to: usize) -> io::Result<()> {
         self.0.pad_to(to)
     }
+    fn checkpoint(&mut self) -> io::Result<()> {
+        self.0.checkpoint()
+    }
     fn commit(&mut self, record: &CommitRecord) -> io::Result<()> {
         self.0.commit(record)
     }
@@ -196,6 +199,8 @@ fn take(setup: &Setup) -> Taken {
     frames
         .text(ChunkKind::Log, &b"a line of the log\n".repeat(40_000), workers[0].scratch())
         .unwrap();
+    frames.checkpoint().unwrap();
+    head_is_durable(&volume, plan.start.0, frames.position().0);
     let frames = Mutex::new(frames);
     let cursor = Cursor::new(&setup.ranges);
     let ticks = Ticks(AtomicU64::new(setup.ticks));
@@ -244,6 +249,19 @@ fn take(setup: &Setup) -> Taken {
     let mut bytes = vec![0; usize::try_from(record.total_len).unwrap()];
     volume.dev().read_at(plan.start.0, &mut bytes).unwrap();
     Taken { bytes, record, key, stop: stop.map(|e| e.to_string()) }
+}
+
+/// After a checkpoint header and log are on the medium, whole, with zeros behind.
+fn head_is_durable(volume: &Volume<FileDev>, start: u64, len: u64) {
+    let mut bytes = vec![0xff; len.next_multiple_of(BLOCK as u64) as usize];
+    volume.dev().read_at(start, &mut bytes).unwrap();
+    DumpHeader::decode(bytes[..BLOCK].try_into().unwrap()).unwrap();
+    let mut at = 4 * BLOCK;
+    while at < len as usize {
+        at += ChunkHeader::decode(&bytes[at..]).unwrap().frame_len() as usize;
+    }
+    assert_eq!(at as u64, len);
+    assert!(bytes[at..].iter().all(|b| *b == 0));
 }
 
 type Pages = BTreeMap<u64, (PageClass, Vec<u8>)>;

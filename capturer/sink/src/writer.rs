@@ -145,6 +145,37 @@ impl<O: Output> DumpWriter<O> {
         Ok(())
     }
 
+    /// Makes durable what was appended so far, without padding: the last block is
+    /// written with zeros behind its contents, and again when more has come.
+    ///
+    /// # Errors
+    /// As [`DumpWriter::append`].
+    pub fn checkpoint(&mut self) -> io::Result<()> {
+        let Some((index, filled)) = self.current.take() else { return self.out.flush() };
+        let tail = filled % BLOCK;
+        let mut last = [0u8; BLOCK];
+        let bytes = self.out.bytes(index);
+        let (whole, end) = (filled - tail, filled.next_multiple_of(BLOCK));
+        if let Some(block) = bytes.get_mut(whole..end) {
+            if let Some(unused) = block.get_mut(tail..) {
+                unused.fill(0);
+            }
+            for (to, from) in last.iter_mut().zip(block.iter()) {
+                *to = *from;
+            }
+        }
+        let at = self.base + self.pos - filled as u64;
+        self.out.submit(index, end, at)?;
+        // The same block is written again later: that write must come behind this one.
+        self.out.flush()?;
+        let next = self.out.take()?;
+        if let (Some(to), Some(from)) = (self.out.bytes(next).get_mut(..tail), last.get(..tail)) {
+            to.copy_from_slice(from);
+        }
+        self.current = Some((next, tail));
+        Ok(())
+    }
+
     /// Pads to a block, writes out what is buffered and makes it durable.
     ///
     /// # Errors

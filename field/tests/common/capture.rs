@@ -73,6 +73,10 @@ impl FrameSink for Disk {
     fn pad_to(&mut self, to: usize) -> io::Result<()> {
         self.0.pad_to(to)
     }
+    fn checkpoint(&mut self) -> io::Result<()> {
+        self.0.checkpoint()
+    }
+
     fn commit(&mut self, record: &CommitRecord) -> io::Result<()> {
         self.0.commit(record)
     }

@@ -86,6 +86,7 @@ pub(crate) fn run(
     frames.text(ChunkKind::Log, head.log.as_bytes(), first.scratch())?;
     frames.text(ChunkKind::Notes, memory.notes(), first.scratch())?;
     frames.text(ChunkKind::Meta, &head.meta, first.scratch())?;
+    frames.checkpoint()?;
     say!(
         "head: kernel {}, {}, log {} KiB, {} recipients, {} workers",
         head.header.release_text(),
@@ -379,6 +380,9 @@ impl FrameSink for Disk {
     }
     fn pad_to(&mut self, to: usize) -> std::io::Result<()> {
         self.0.pad_to(to)
+    }
+    fn checkpoint(&mut self) -> std::io::Result<()> {
+        self.0.checkpoint()
     }
     fn commit(&mut self, record: &CommitRecord) -> std::io::Result<()> {
         self.0.commit(record)
