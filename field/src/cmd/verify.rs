@@ -39,7 +39,23 @@ pub(crate) fn run(args: &Verify) -> Ended {
         }
         return Ok(Outcome::Failed);
     }
-    Ok(if verdict.is_complete() { Outcome::Good } else { Outcome::Partial })
+    if verdict.is_complete() {
+        return Ok(Outcome::Good);
+    }
+    if !args.json {
+        let (what, hint) = match verdict.outcome {
+            None => (
+                "has no end: the capture was cut off, or the file was",
+                "if the volume still has the dump, `lifeboat list` shows its size: pull it again; what is there can be exported",
+            ),
+            Some(_) => (
+                "is valid but not complete",
+                "`lifeboat list` says why the capture ended early; what is there can be exported",
+            ),
+        };
+        Failure::new(format!("{name} {what}")).hint(hint).report();
+    }
+    Ok(Outcome::Partial)
 }
 
 fn count(v: &Verdict) -> u64 {
@@ -56,8 +72,9 @@ fn print(name: &str, v: &Verdict, clear: bool) {
         v.bad_chunks,
         kinds.join(", ")
     );
-    crate::ui::say!("  memory      {}", pages(&v.memory));
-    crate::ui::say!("  swap        {}", pages(&v.swap));
+    let known = v.opened || v.outcome.is_some();
+    crate::ui::say!("  memory      {}", pages(&v.memory, known));
+    crate::ui::say!("  swap        {}", pages(&v.swap, known));
     crate::ui::say!("  outcome     {}", v.outcome.unwrap_or("never committed"));
     if let Some(sum) = &v.sha256 {
         crate::ui::say!("  sha256      {sum}");
@@ -87,7 +104,10 @@ fn print(name: &str, v: &Verdict, clear: bool) {
     );
 }
 
-fn pages(p: &PageTotals) -> String {
+fn pages(p: &PageTotals, known: bool) -> String {
+    if !known {
+        return "not counted: there is no commit record, and no key was given".to_owned();
+    }
     format!(
         "{} data, {} zero, {} excluded, {} unreadable",
         p.data, p.zero, p.excluded, p.unreadable
