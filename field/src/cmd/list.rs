@@ -119,7 +119,7 @@ fn dump_text(d: &Summary) -> String {
     };
     let _ = writeln!(out, "dump {}  {}{pulled}", d.number, d.state.name());
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(out, "  {name:<11}{value}");
+        let _ = writeln!(out, "  {name:<12}{value}");
     };
     if let Some(h) = &d.header {
         line("when", &when(h.created));

@@ -55,6 +55,11 @@ impl Cache {
         let lock_path = dir.join(format!("{key}.lock"));
         let lock = File::create(&lock_path).step(|| lock_path.display().to_string())?;
         lock.lock().step(|| format!("waiting for another builder at {}", lock_path.display()))?;
+        // Tools inherit the lock: if this builder is killed, the next one waits for
+        // a make that goes on by itself, and does not work in the same directory.
+        rustix::io::fcntl_setfd(&lock, rustix::io::FdFlags::empty())
+            .map_err(std::io::Error::from)
+            .step(|| lock_path.display().to_string())?;
         if done.is_dir() {
             return Ok(done);
         }

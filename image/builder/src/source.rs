@@ -57,7 +57,7 @@ fn file_name(path: &Path) -> String {
 fn package(cache: &Cache, name: &str) -> Result<Source, Failure> {
     run::need(&["dpkg-query", "dpkg", "apt-get", "dpkg-deb", "tar"])?;
     let installed = installed_version(name);
-    let (path, version, verified_by) = match installed {
+    let (path, version) = match installed {
         Some(version) => {
             let path = PathBuf::from(format!("/usr/src/{name}.tar.xz"));
             let changed = run::said(Command::new("dpkg").args(["--verify", name]))?;
@@ -68,12 +68,9 @@ fn package(cache: &Cache, name: &str) -> Result<Source, Failure> {
                 ))
                 .hint(format!("apt-get install --reinstall {name}")));
             }
-            (path, version, "apt (installed package, dpkg --verify)")
+            (path, version)
         }
-        None => {
-            let (path, version) = download(cache, name)?;
-            (path, version, "apt (signed archive)")
-        }
+        None => download(cache, name)?,
     };
     let found = digest::file(&path)?;
     let origin = Origin {
@@ -82,7 +79,8 @@ fn package(cache: &Cache, name: &str) -> Result<Source, Failure> {
         version,
         size: found.size,
         sha256: found.sha256,
-        verified_by,
+        // The same word for both ways, so that both give the same manifest.
+        verified_by: "apt",
     };
     Ok(Source { origin, at: At::Tarball(path) })
 }

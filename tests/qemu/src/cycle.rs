@@ -42,8 +42,8 @@ pub struct Plan {
     /// Size of the dump partition in MiB.
     pub dump_mib: u64,
     /// Keys of the board profile with other values, in the guest's copy of the image:
-    /// a vendor's shorter deadlines, without another build.
-    pub profile: &'static [(&'static str, u32)],
+    /// a vendor's shorter deadlines, without another build. An empty value drops the key.
+    pub profile: &'static [(&'static str, &'static str)],
     /// Whether there is a watchdog device.
     pub watchdog: bool,
     /// Whether the host formats the dump partition.
@@ -380,7 +380,7 @@ fn image_copy(plan: &Plan, work: &Path) -> Res<Vec<(&'static str, Vec<u8>)>> {
             match plan.profile.iter().find(|(k, _)| *k == key) {
                 Some((_, value)) => {
                     hits += 1;
-                    format!("{key} = {value}\n")
+                    if value.is_empty() { String::new() } else { format!("{key} = {value}\n") }
                 }
                 None => format!("{line}\n"),
             }
