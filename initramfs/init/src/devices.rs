@@ -35,8 +35,10 @@ pub(crate) fn wait(config: &BootConfig, journal: &Journal, supervisor: &Supervis
         if mark != seen {
             seen = mark;
             changed = Instant::now();
-            supervisor.moved(journal, 1);
         }
+        // Waiting is what this phase does, and it has a deadline of its own: the
+        // watchdog is for what hangs, such as a read of a partition table.
+        supervisor.moved(journal, 1);
         let targets = matching(config, &all);
         let swap_there = match &config.swap {
             SwapPlan::None => true,

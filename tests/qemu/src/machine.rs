@@ -208,7 +208,7 @@ impl Machine {
     /// # Errors
     /// When QEMU refuses.
     pub fn throttle(&mut self, bytes_per_second: u64) -> Res<()> {
-        let limits = json!({ "id": "disk", "bps": bytes_per_second, "bps_rd": 0, "bps_wr": 0,
+        let limits = json!({ "device": "d0", "bps": bytes_per_second, "bps_rd": 0, "bps_wr": 0,
             "iops": 0, "iops_rd": 0, "iops_wr": 0 });
         self.qmp.run("block_set_io_throttle", limits).map(drop)
     }

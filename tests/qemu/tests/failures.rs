@@ -185,7 +185,7 @@ fn hang_of_pid_1() -> Res<()> {
 
 #[test]
 fn exhausted_memory() -> Res<()> {
-    with_fault("oom", "oom@memory", "Kernel panic - not syncing: ")
+    with_fault("oom", "oom@memory", "panic_on_oom is enabled")
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn free(machine: &mut Machine) -> Res<()> {
 
 #[test]
 fn a_reservation_that_is_too_small() -> Res<()> {
-    let plan = Plan { crashkernel: "32M", profile: SHORT, ..Plan::named("tiny-reservation") };
+    let plan = Plan { crashkernel: "24M", profile: SHORT, ..Plan::named("tiny-reservation") };
     let mut lab = Lab::new(&plan)?;
     let refused = lab.try_arm("")?;
     println!("arm: exit {}: {}", refused.code, refused.text);
