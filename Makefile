@@ -3,13 +3,14 @@ BOARD ?= x86_64-generic
 
 export CARGO_TERM_PROGRESS_WHEN ?= never
 
-.PHONY: help demo test test-quick image check bench bootstrap
+.PHONY: help demo test test-quick image reproduce check bench bootstrap
 
 help:
 	@echo 'make demo               from panic to opened dump, step by step, in QEMU'
 	@echo 'make test               all tests, units to QEMU (under 45 minutes on 2 cores)'
 	@echo 'make test-quick         all but QEMU (under 2 minutes once built)'
 	@echo 'make image BOARD=NAME   the crash image of a board, in out/NAME (boards: board/)'
+	@echo 'make reproduce          the image again from a fresh clone, compared byte by byte'
 	@echo 'make check              formatting, lints, licences and sources, scripts'
 	@echo 'make bench              capture and host commands, measured in QEMU'
 	@echo
@@ -20,6 +21,9 @@ bootstrap:
 
 image: bootstrap
 	cargo run --release -q -p lifeboat-builder -- image --board $(BOARD)
+
+reproduce: image
+	scripts/reproduce.sh $(BOARD)
 
 demo: bootstrap
 	cargo run --release -q -p lifeboat-qemu --bin lifeboat-demo
