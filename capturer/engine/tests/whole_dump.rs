@@ -19,58 +19,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lifeboat_crypt::{DataKey, Opener, Sealer};
 use lifeboat_engine::{
     CommitFacts, Cursor, EngineError, FrameSink, Frames, Job, Monitor, PageRead, ReadFault, Seal,
-    SealFault, Worker, capture,
+    Worker, capture,
 };
 use lifeboat_format::chunk::PagePayload;
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::KEY_AREA_LEN;
 use lifeboat_format::{
-    BLOCK, ByteOff, ChunkHeader, ChunkKind, Cipher, Codec, CommitRecord, DumpHeader, IndexEntry,
-    IndexHead, KeyArea, PAGE, PageClass, PageRange, Pfn,
+    BLOCK, ChunkHeader, ChunkKind, Cipher, Codec, CommitRecord, DumpHeader, IndexEntry, IndexHead,
+    KeyArea, PAGE, PageClass, PageRange, Pfn,
 };
 use lifeboat_sink::{BlockDev, DumpWriter, FileDev, Placement, Volume};
 use lifeboat_sys::{QueueMode, WriteQueue};
 use proptest::prelude::*;
 
-struct CryptSeal(Sealer);
-impl Seal for CryptSeal {
-    fn cipher(&self) -> Cipher {
-        self.0.cipher()
-    }
-    fn seal(
-        &self,
-        seq: u64,
-        aad: &[u8],
-        payload: &mut [u8],
-    ) -> Result<Option<[u8; 16]>, SealFault> {
-        self.0.seal(seq, aad, payload).map_err(|_| SealFault)
-    }
-    fn commit_tag(&self, record: &CommitRecord) -> Result<[u8; 16], SealFault> {
-        self.0.commit_tag(record).map_err(|_| SealFault)
-    }
-}
-
-struct Disk(DumpWriter<WriteQueue>);
-impl FrameSink for Disk {
-    fn position(&self) -> ByteOff {
-        self.0.position()
-    }
-    fn remaining(&self) -> u64 {
-        self.0.remaining()
-    }
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.append(bytes)
-    }
-    fn pad_to(&mut self, to: usize) -> io::Result<()> {
-        self.0.pad_to(to)
-    }
-    fn checkpoint(&mut self) -> io::Result<()> {
-        self.0.checkpoint()
-    }
-    fn commit(&mut self, record: &CommitRecord) -> io::Result<()> {
-        self.0.commit(record)
-    }
-}
+#[path = "../../../initramfs/init/src/join.rs"]
+mod join;
+use join::{CryptSeal, Disk};
 
 /// What a page of the pretended machine holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,25 +1,26 @@
 //! A small dump on a formatted volume, written by the real engine, sink and cipher.
 
 use std::fs::File;
-use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lifeboat_crypt::{DataKey, Sealer, fingerprint, header_digest, wrap};
 use lifeboat_engine::{
-    CommitFacts, Cursor, EngineError, FrameSink, Frames, Job, Monitor, PageRead, ReadFault, Seal,
-    SealFault, Worker, capture,
+    CommitFacts, Cursor, EngineError, Frames, Job, Monitor, PageRead, ReadFault, Worker, capture,
 };
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::KEY_AREA_LEN;
 use lifeboat_format::meta::{MetaWriter, SwapDevice, Tag};
 use lifeboat_format::{
-    ByteOff, ChunkKind, Cipher, CommitRecord, DumpHeader, KeyArea, PAGE, PageRange, Pfn, PhaseId,
-    SlotState, text_field,
+    ChunkKind, Cipher, DumpHeader, KeyArea, PAGE, PageRange, Pfn, PhaseId, SlotState, text_field,
 };
 use lifeboat_sink::{DumpWriter, FileDev, Placement, Volume};
 use lifeboat_sys::{QueueMode, WriteQueue};
+
+#[path = "../../../initramfs/init/src/join.rs"]
+mod join;
+use join::{CryptSeal, Disk};
 
 /// The log of the dead kernel.
 pub(crate) const LOG: &str = "[    9.123456] sysrq: Trigger a crash\n[    9.123460] Kernel panic - not syncing: sysrq triggered crash\n";
@@ -43,42 +44,6 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn sealed(recipient: &str) -> Self {
         Self { recipients: vec![recipient.trim().to_owned()], ticks: u64::MAX, dies: false, id: 9 }
-    }
-}
-
-struct CryptSeal(Sealer);
-impl Seal for CryptSeal {
-    fn cipher(&self) -> Cipher {
-        self.0.cipher()
-    }
-    fn seal(&self, seq: u64, aad: &[u8], p: &mut [u8]) -> Result<Option<[u8; 16]>, SealFault> {
-        self.0.seal(seq, aad, p).map_err(|_| SealFault)
-    }
-    fn commit_tag(&self, record: &CommitRecord) -> Result<[u8; 16], SealFault> {
-        self.0.commit_tag(record).map_err(|_| SealFault)
-    }
-}
-
-struct Disk(DumpWriter<WriteQueue>);
-impl FrameSink for Disk {
-    fn position(&self) -> ByteOff {
-        self.0.position()
-    }
-    fn remaining(&self) -> u64 {
-        self.0.remaining()
-    }
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.append(bytes)
-    }
-    fn pad_to(&mut self, to: usize) -> io::Result<()> {
-        self.0.pad_to(to)
-    }
-    fn checkpoint(&mut self) -> io::Result<()> {
-        self.0.checkpoint()
-    }
-
-    fn commit(&mut self, record: &CommitRecord) -> io::Result<()> {
-        self.0.commit(record)
     }
 }
 

@@ -8,7 +8,6 @@
 )]
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test program uses its part")]
 
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
@@ -16,62 +15,23 @@ use lifeboat_crypt::{
     DataKey, Identities, Sealer, fingerprint, generate_identity, header_digest, wrap,
 };
 use lifeboat_engine::{
-    CommitFacts, Cursor, EngineError, FrameSink, Frames, Job, Monitor, PageRead, ReadFault, Seal,
-    SealFault, Worker, capture,
+    CommitFacts, Cursor, EngineError, Frames, Job, Monitor, PageRead, ReadFault, Worker, capture,
 };
 use lifeboat_field::dump::{DumpError, DumpFile, OpenDump};
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::KEY_AREA_LEN;
 use lifeboat_format::meta::{MetaWriter, SwapDevice, Tag};
 use lifeboat_format::{
-    ByteOff, ChunkKind, Cipher, CommitRecord, DumpHeader, Id, KeyArea, PAGE, PageRange, Pfn,
-    text_field,
+    ChunkKind, Cipher, CommitRecord, DumpHeader, Id, KeyArea, PAGE, PageRange, Pfn, text_field,
 };
 use lifeboat_sink::DumpWriter;
 use lifeboat_sys::{QueueMode, WriteQueue};
 
+#[path = "../../../initramfs/init/src/join.rs"]
+mod join;
+use join::{CryptSeal, Disk};
+
 pub const ID: Id = [9; 16];
-
-struct CryptSeal(Sealer);
-impl Seal for CryptSeal {
-    fn cipher(&self) -> Cipher {
-        self.0.cipher()
-    }
-    fn seal(
-        &self,
-        seq: u64,
-        aad: &[u8],
-        payload: &mut [u8],
-    ) -> Result<Option<[u8; 16]>, SealFault> {
-        self.0.seal(seq, aad, payload).map_err(|_| SealFault)
-    }
-    fn commit_tag(&self, record: &CommitRecord) -> Result<[u8; 16], SealFault> {
-        self.0.commit_tag(record).map_err(|_| SealFault)
-    }
-}
-
-struct Disk(DumpWriter<WriteQueue>);
-impl FrameSink for Disk {
-    fn position(&self) -> ByteOff {
-        self.0.position()
-    }
-    fn remaining(&self) -> u64 {
-        self.0.remaining()
-    }
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.append(bytes)
-    }
-    fn pad_to(&mut self, to: usize) -> io::Result<()> {
-        self.0.pad_to(to)
-    }
-    fn checkpoint(&mut self) -> io::Result<()> {
-        self.0.checkpoint()
-    }
-
-    fn commit(&mut self, record: &CommitRecord) -> io::Result<()> {
-        self.0.commit(record)
-    }
-}
 
 struct Ever;
 impl Monitor for Ever {

@@ -5,17 +5,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lifeboat_crypt::Sealer;
 use lifeboat_engine::{
-    CommitFacts, Cursor, EngineError, FrameSink, Frames, Job, Monitor, PageRead, ReadFault, Seal,
-    SealFault, Worker, capture,
+    CommitFacts, Cursor, EngineError, FrameSink, Frames, Job, Monitor, PageRead, ReadFault, Worker,
+    capture,
 };
 use lifeboat_format::bootcfg::{BootConfig, SwapPlan};
 use lifeboat_format::commit::{Outcome, SourceKind as Recorded};
-use lifeboat_format::{ByteOff, ChunkKind, Cipher, CommitRecord, Pfn, SlotState};
+use lifeboat_format::{ChunkKind, Pfn, SlotState};
 use lifeboat_sink::DumpWriter;
 use lifeboat_sources::{AnyMemory, MemoryReader, OldMemory, SourceKind, open_auto};
-use lifeboat_sys::WriteQueue;
 
 use crate::console::{say, with_record};
+use crate::join::{CryptSeal, Disk};
 use crate::phase::{Journal, Phase};
 use crate::supervisor::Supervisor;
 use crate::swap::Swaps;
@@ -344,47 +344,5 @@ impl PageRead for Memory {
             })
             .map(|_| ())
             .map_err(|e| ReadFault(std::io::Error::other(e)))
-    }
-}
-
-struct CryptSeal(Sealer);
-
-impl Seal for CryptSeal {
-    fn cipher(&self) -> Cipher {
-        self.0.cipher()
-    }
-    fn seal(
-        &self,
-        seq: u64,
-        aad: &[u8],
-        payload: &mut [u8],
-    ) -> Result<Option<[u8; 16]>, SealFault> {
-        self.0.seal(seq, aad, payload).map_err(|_| SealFault)
-    }
-    fn commit_tag(&self, record: &CommitRecord) -> Result<[u8; 16], SealFault> {
-        self.0.commit_tag(record).map_err(|_| SealFault)
-    }
-}
-
-struct Disk(DumpWriter<WriteQueue>);
-
-impl FrameSink for Disk {
-    fn position(&self) -> ByteOff {
-        self.0.position()
-    }
-    fn remaining(&self) -> u64 {
-        self.0.remaining()
-    }
-    fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.0.append(bytes)
-    }
-    fn pad_to(&mut self, to: usize) -> std::io::Result<()> {
-        self.0.pad_to(to)
-    }
-    fn checkpoint(&mut self) -> std::io::Result<()> {
-        self.0.checkpoint()
-    }
-    fn commit(&mut self, record: &CommitRecord) -> std::io::Result<()> {
-        self.0.commit(record)
     }
 }

@@ -15,6 +15,7 @@ mod console;
 mod devices;
 mod fault;
 mod head;
+mod join;
 mod led;
 mod mounts;
 mod phase;
