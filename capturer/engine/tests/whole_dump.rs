@@ -18,8 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lifeboat_crypt::{DataKey, Opener, Sealer};
 use lifeboat_engine::{
-    CommitFacts, Cursor, EngineError, FrameSink, Frames, Job, Monitor, PageRead, ReadFault, Seal,
-    Worker, capture,
+    CommitFacts, Cursor, EngineError, Frames, Job, Monitor, PageRead, ReadFault, Worker, capture,
 };
 use lifeboat_format::chunk::PagePayload;
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
