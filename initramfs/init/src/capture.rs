@@ -5,8 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lifeboat_crypt::Sealer;
 use lifeboat_engine::{
-    CommitFacts, Cursor, EngineError, FrameSink, Frames, Job, Monitor, PageRead, ReadFault, Worker,
-    capture,
+    CommitFacts, Cursor, EngineError, Frames, Job, Monitor, PageRead, ReadFault, Worker, capture,
 };
 use lifeboat_format::bootcfg::{BootConfig, SwapPlan};
 use lifeboat_format::commit::{Outcome, SourceKind as Recorded};
