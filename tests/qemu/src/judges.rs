@@ -98,7 +98,10 @@ pub fn by_drgn(vmcore: &Path, vmlinux: &Path, facts: &Facts) -> Res<Verdict> {
         areas.len()
     )];
     excerpt.extend(stack.lines().take(12).enumerate().map(|(n, l)| format!("#{n:<2} {l}")));
-    Ok(Verdict { tasks, stack, log: texts(list("log")?), excerpt })
+    let log = texts(list("log")?);
+    excerpt.extend(log.lines().filter(|l| l.contains("sysrq")).map(str::to_owned));
+    excerpt.extend(areas.iter().take(4).map(|(a, b)| format!("area {a:#x} to {b:#x}")));
+    Ok(Verdict { tasks, stack, log, excerpt })
 }
 
 /// Reads every page of `ranges` through drgn (and its libkdumpfile) and compares
@@ -155,9 +158,19 @@ pub fn by_crash(vmcore: &Path, vmlinux: &Path, facts: &Facts, work: &Path) -> Re
             if a <= heap.start && heap.end <= b)
     };
     ensure(vm.lines().any(holds), format_args!("`vm` has no area for {heap:x?}:\n{vm}"))?;
-    let tasks = read("ps")?.lines().filter_map(ps_line).collect();
-    let mut excerpt: Vec<String> = sys.lines().map(str::to_owned).collect();
-    excerpt.extend(stack.lines().take(24).map(str::to_owned));
+    let ps = read("ps")?;
+    let tasks = ps.lines().filter_map(ps_line).collect();
+    let ours = |l: &&str| ["PID", "init", "victim", "lb-crasher"].iter().any(|n| l.contains(n));
+    let mut excerpt = Vec::new();
+    let mut show = |command: &str, lines: Vec<&str>| {
+        excerpt.push(format!("crash> {command}"));
+        excerpt.extend(lines.into_iter().map(str::to_owned));
+    };
+    show("sys", sys.lines().collect());
+    show("bt", stack.lines().take(12).collect());
+    show("ps", ps.lines().filter(ours).collect());
+    show("log", log.lines().filter(|l| l.contains("sysrq") || l.contains("Call Trace")).collect());
+    show(&format!("vm {}", facts.pid), vm.lines().collect());
     Ok(Verdict { tasks, stack, log, excerpt })
 }
 
