@@ -35,8 +35,7 @@ pub(crate) fn run(
     supervisor: &Supervisor,
 ) -> Result<(), Failure> {
     let enter = |phase| {
-        journal.enter(phase);
-        supervisor.moved(journal, 1);
+        supervisor.enter(journal, phase, config);
         fault::inject(config, phase);
     };
     enter(Phase::Devices);
@@ -150,7 +149,7 @@ fn pages(
     frames: &Mutex<Writer>,
 ) -> Result<Outcome, Failure> {
     let clock = Clock { journal, supervisor };
-    journal.enter(Phase::Memory);
+    supervisor.enter(journal, Phase::Memory, config);
     fault::inject(config, Phase::Memory);
     let mut outcome = Outcome::Complete;
     if config.memory {
@@ -166,7 +165,7 @@ fn pages(
         outcome = run_job(&job, workers, &open, frames)?;
         report("memory", outcome, frames, journal, |f| f.counts().0);
     }
-    journal.enter(Phase::Swap);
+    supervisor.enter(journal, Phase::Swap, config);
     fault::inject(config, Phase::Swap);
     for source in &swaps.list {
         if matches!(outcome, Outcome::Full | Outcome::Deadline) {

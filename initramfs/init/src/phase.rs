@@ -6,6 +6,19 @@ use std::time::Instant;
 pub(crate) use lifeboat_format::PhaseId as Phase;
 use lifeboat_format::commit::MAX_PHASES;
 
+/// How long a phase may take, in seconds; `None` for those that take as long as there
+/// are bytes and are held by the deadline of the whole run. Each is many times what
+/// the phase takes on a healthy machine, so that only a hang meets it.
+pub(crate) fn limit_s(phase: Phase, device_wait_s: u32) -> Option<u32> {
+    match phase {
+        Phase::Kernel | Phase::Mounts => Some(60),
+        Phase::Devices => Some(device_wait_s.saturating_add(60)),
+        Phase::Sources | Phase::Guard => Some(60),
+        Phase::Head | Phase::Commit => Some(120),
+        Phase::Memory | Phase::Swap => None,
+    }
+}
+
 /// Which phase runs, since when, and how long the others took.
 pub(crate) struct Journal {
     start: Instant,

@@ -1,10 +1,10 @@
-//! A thread that holds the deadline and feeds the watchdog.
+//! A thread that holds the deadlines, of the run and of each phase, and feeds the watchdog.
 //!
 //! It touches no disk and takes no lock that the capture holds, so it runs on
 //! when the capture hangs.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use lifeboat_format::bootcfg::{BootConfig, Watchdog as Choice};
 use lifeboat_sys::watchdog::Watchdog;
 
 use crate::console::say;
-use crate::phase::Journal;
+use crate::phase::{self, Journal, Phase};
 use crate::power::{self, Power};
 
 /// Until the configuration is read: reading it takes well under a second.
@@ -22,8 +22,17 @@ const TICK: Duration = Duration::from_millis(200);
 struct Shared {
     start: Instant,
     deadline_ms: AtomicU64,
+    /// The phase that runs, and when it must be over; `u64::MAX` for no limit of its own.
+    phase: AtomicU8,
+    phase_deadline_ms: AtomicU64,
     progress: AtomicU64,
     watchdog: Mutex<Option<Watchdog>>,
+}
+
+impl Shared {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// Handle of the supervisor.
@@ -37,6 +46,8 @@ impl Supervisor {
         let shared = Arc::new(Shared {
             start: Instant::now(),
             deadline_ms: AtomicU64::new(EARLY_DEADLINE_MS),
+            phase: AtomicU8::new(journal.phase() as u8),
+            phase_deadline_ms: AtomicU64::new(u64::MAX),
             progress: AtomicU64::new(journal.progress()),
             watchdog: Mutex::new(None),
         });
@@ -50,13 +61,22 @@ impl Supervisor {
         self.shared.deadline_ms.store(u64::from(seconds) * 1000, Ordering::Relaxed);
     }
 
+    /// Begins a phase, with its limit.
+    pub(crate) fn enter(&self, journal: &Journal, phase: Phase, config: &BootConfig) {
+        journal.enter(phase);
+        let limit = phase::limit_s(phase, config.device_wait_s);
+        let until = limit.map_or(u64::MAX, |s| self.shared.now_ms() + u64::from(s) * 1000);
+        self.shared.phase.store(phase as u8, Ordering::Relaxed);
+        self.shared.phase_deadline_ms.store(until, Ordering::Relaxed);
+        self.moved(journal, 1);
+    }
+
     /// Milliseconds that are left before the capture must come to its end, so that
     /// committing it still fits: a tenth of the deadline, at most 60 s, is kept for that.
     pub(crate) fn capture_ms_left(&self) -> u64 {
         let deadline = self.shared.deadline_ms.load(Ordering::Relaxed);
         let tail = (deadline / 10).min(60_000);
-        let now = u64::try_from(self.shared.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        deadline.saturating_sub(tail).saturating_sub(now)
+        deadline.saturating_sub(tail).saturating_sub(self.shared.now_ms())
     }
 
     /// Passes on that something moved: the watchdog is fed only then.
@@ -110,12 +130,15 @@ fn watch(shared: &Shared) {
     let mut last_feed = Instant::now();
     loop {
         std::thread::sleep(TICK);
-        let now = u64::try_from(shared.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = shared.now_ms();
         if now >= shared.deadline_ms.load(Ordering::Relaxed) {
             say!("DEADLINE: {now} ms since the start and not done");
-            let action = power::failure_action();
-            say!("{}", power::name(action));
-            Power::force(action);
+            give_up();
+        }
+        if now >= shared.phase_deadline_ms.load(Ordering::Relaxed) {
+            let phase = Phase::from_u8(shared.phase.load(Ordering::Relaxed));
+            say!("DEADLINE: phase {} hangs", phase.map_or("?", Phase::name));
+            give_up();
         }
         let progress = shared.progress.load(Ordering::Relaxed);
         if progress != fed_at && last_feed.elapsed() >= Duration::from_secs(1) {
@@ -128,4 +151,10 @@ fn watch(shared: &Shared) {
             }
         }
     }
+}
+
+fn give_up() -> ! {
+    let action = power::failure_action();
+    say!("{}", power::name(action));
+    Power::force(action)
 }

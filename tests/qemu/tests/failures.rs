@@ -183,6 +183,15 @@ fn hang_of_pid_1() -> Res<()> {
 }
 
 #[test]
+fn a_phase_that_hangs() -> Res<()> {
+    // The deadline of the run stays at an hour: the limit of the phase itself strikes.
+    let profile = &[("device", "\"none\""), ("timeout_s", "")];
+    let mut lab = Lab::new(&Plan { dump_mib: 64, profile, ..Plan::named("phase") })?;
+    lab.arm("--dangerously-inject-fault hang@guard")?;
+    untouched(&mut lab, |lab| crash_and_return(lab, "lifeboat: DEADLINE: phase guard hangs"))
+}
+
+#[test]
 fn exhausted_memory() -> Res<()> {
     with_fault("oom", "oom@memory", "panic_on_oom is enabled")
 }
