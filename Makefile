@@ -20,13 +20,13 @@ bootstrap:
 	@scripts/bootstrap.sh
 
 image: bootstrap
-	cargo run --release -q -p lifeboat-builder -- image --board $(BOARD)
+	cargo run -q -p lifeboat-builder -- image --board $(BOARD)
 
 reproduce: image
 	scripts/reproduce.sh $(BOARD)
 
 demo: bootstrap
-	cargo run --release -q -p lifeboat-qemu --bin lifeboat-demo
+	cargo run -q -p lifeboat-qemu --bin lifeboat-demo
 
 test: image
 	cargo nextest run --workspace --no-fail-fast
@@ -42,4 +42,4 @@ check: bootstrap
 	shellcheck scripts/*.sh .ci/run
 
 bench: image
-	cargo run --release -q -p lifeboat-qemu --bin lifeboat-demo -- --bench
+	cargo run -q -p lifeboat-qemu --bin lifeboat-demo -- --bench
