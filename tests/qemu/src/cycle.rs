@@ -44,6 +44,8 @@ pub struct Plan {
     /// Keys of the board profile with other values, in the guest's copy of the image:
     /// a vendor's shorter deadlines, without another build. An empty value drops the key.
     pub profile: &'static [(&'static str, &'static str)],
+    /// What is appended to the crash kernel's command line, one word.
+    pub append: &'static str,
     /// Whether there is a watchdog device.
     pub watchdog: bool,
     /// Whether the host formats the dump partition.
@@ -64,6 +66,7 @@ impl Plan {
             crashkernel: "64M",
             dump_mib: 512,
             profile: &[],
+            append: VERBOSE,
             watchdog: false,
             format: true,
             files: Vec::new(),
@@ -125,6 +128,8 @@ pub struct Lab {
     pub map: MemoryMap,
     /// When its init was ready.
     pub booted: Line,
+    /// What arming appends to the crash kernel's command line.
+    append: &'static str,
 }
 
 /// A lab stands on its ground: `lab.disk` is the ground's.
@@ -170,7 +175,7 @@ impl Lab {
         let facts = Facts::parse(&said)?;
         ensure(facts.swapped_kb > 0, format_args!("nothing was swapped out: {said}"))?;
         let map = MemoryMap::parse(&machine.must("cat /proc/iomem", ORDER)?);
-        Ok(Self { ground, machine, facts, map, booted })
+        Ok(Self { ground, machine, facts, map, booted, append: plan.append })
     }
 
     /// Arms the crash kernel in the guest, with `more` arguments.
@@ -179,9 +184,10 @@ impl Lab {
     /// When the guest does not answer; the exit code is the caller's to judge.
     pub fn try_arm(&mut self, more: &str) -> Res<Answer> {
         let recipient = format!("--recipient {}", self.recipient);
+        let append = self.append;
         self.machine.order(
             &format!(
-                "exec /bin/lifeboat arm --image /image --cmdline-append {VERBOSE} {recipient} {more}"
+                "exec /bin/lifeboat arm --image /image --cmdline-append {append} {recipient} {more}"
             ),
             ORDER,
         )

@@ -9,6 +9,7 @@ use lifeboat_qemu::error::{Context as _, Res, ensure};
 use lifeboat_qemu::evidence;
 use lifeboat_qemu::machine::Bus;
 use lifeboat_qemu::provision::Victim;
+use lifeboat_qemu::vmcore::{Core, compare};
 
 /// For a capture of 8 GiB on a slow machine.
 const CAPTURE: Duration = Duration::from_secs(400);
@@ -112,6 +113,44 @@ fn cycle_6_12_8g_nvme() -> Res<()> {
 fn cycle_6_12_1g_ahci() -> Res<()> {
     let plan = Plan { victim: Victim::Cloud612, bus: Bus::Ahci, ..Plan::named("6.12-1g-ahci") };
     tidy(cycle(&plan, false)?)
+}
+
+/// The second source of memory, chosen by the profile.
+#[test]
+fn cycle_6_1_1g_virtio_from_proc_vmcore() -> Res<()> {
+    let profile = &[("source", "\"vmcore\"")];
+    let lab = cycle(&Plan { profile, ..Plan::named("proc-vmcore") }, false)?;
+    let listed = host(&["list", &lab.volume()])?.good()?;
+    ensure(listed.contains("/proc/vmcore"), format_args!("another source in:\n{listed}"))?;
+    tidy(lab)
+}
+
+/// Pages that the driver cannot read are missing in the export; all others are there.
+#[test]
+fn bad_pages_are_holes_and_nothing_else_is() -> Res<()> {
+    const BAD: [u64; 3] = [0x400_1000, 0x400_2000, 0x800_0000];
+    let plan = Plan {
+        append: "oldmem.fault=0x4001000,0x4002000,0x8000000",
+        profile: &[("loglevel", "7")],
+        ..Plan::named("bad-pages")
+    };
+    let mut lab = Lab::new(&plan)?;
+    lab.arm("")?;
+    let crash = lab.crash()?;
+    let was = lab.snapshot()?;
+    lab.wait_reboot(&crash, CAPTURE)?;
+    lab.power_off()?;
+    let listed = host(&["list", &lab.volume()])?.good()?;
+    ensure(listed.contains(" 3 unreadable"), format_args!("not 3 bad pages in:\n{listed}"))?;
+    let exports = evidence::export_all(&lab, false)?;
+    let core = Core::open(&exports.elf)?;
+    let pages = compare(&core, &lab.map, &was.ram)?;
+    println!("{pages:x?}");
+    ensure(pages.missing == 3 && pages.different == 0, "other pages are missing or differ")?;
+    ensure(pages.equal + 3 == pages.compared, "the counts do not add up")?;
+    let held = |at: &u64| core.memory().iter().any(|m| m.contains(at));
+    ensure(!BAD.iter().any(held), "a page that could not be read is in the vmcore")?;
+    tidy(lab)
 }
 
 /// A dump that nobody pulled is kept; the next crash gets its own place.
