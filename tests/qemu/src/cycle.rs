@@ -132,6 +132,28 @@ pub struct Lab {
     append: &'static str,
 }
 
+/// How long a victim may take to its first boot before it is started again.
+const FIRST_BOOT: Duration = Duration::from_secs(60);
+
+/// Starts the machine and waits for its init. Once in some hundred starts a stock
+/// kernel does not get through its first boot under emulation, silent and busy; that
+/// is before anything of ours runs, so it is started again, twice at most, and told.
+///
+/// # Errors
+/// When QEMU does not start, or the third boot fails too.
+pub fn start_victim(setup: &Setup<'_>) -> Res<(Machine, Line)> {
+    for _ in 0..2 {
+        let machine = Machine::start(setup)?;
+        match machine.wait_ready(0, FIRST_BOOT) {
+            Ok(booted) => return Ok((machine, booted)),
+            Err(why) => println!("the victim's first boot failed, starting it again: {why}"),
+        }
+    }
+    let machine = Machine::start(setup)?;
+    let booted = machine.wait_ready(0, BOOT)?;
+    Ok((machine, booted))
+}
+
 /// A lab stands on its ground: `lab.disk` is the ground's.
 impl std::ops::Deref for Lab {
     type Target = Ground;
@@ -158,7 +180,7 @@ impl Lab {
         let mut extra = image_copy(plan, &ground.work)?;
         extra.extend(plan.files.iter().cloned());
         let initramfs = guest::initramfs(&ground.kernel, plan.bus, &extra, &ground.work)?;
-        let mut machine = Machine::start(&Setup {
+        let (mut machine, booted) = start_victim(&Setup {
             vmlinuz: &ground.kernel.vmlinuz,
             initramfs: &initramfs,
             memory_mib: plan.memory_mib,
@@ -168,7 +190,6 @@ impl Lab {
             watchdog: plan.watchdog,
             work: &ground.work,
         })?;
-        let booted = machine.wait_ready(0, BOOT)?;
         machine.must("swapon /dev/disk/by-partlabel/swap", ORDER)?;
         machine.must("start /bin/victim 0x5eed 256", ORDER)?;
         let said = machine.must("start /bin/victim 0x1badb002 8192", ORDER)?;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use lifeboat_qemu::cycle::start_victim;
 use lifeboat_qemu::disk::Disk;
 use lifeboat_qemu::error::{Res, ensure};
-use lifeboat_qemu::machine::{Bus, Machine, Setup};
+use lifeboat_qemu::machine::{Bus, Setup};
 use lifeboat_qemu::pattern::Facts;
 use lifeboat_qemu::provision::{self, Victim};
 use lifeboat_qemu::{guest, paths};
@@ -16,7 +17,7 @@ fn boots(victim: Victim, bus: Bus) -> Res<()> {
     let kernel = provision::kernel(victim)?;
     let initramfs = guest::initramfs(&kernel, bus, &[], &work)?;
     let disk = Disk::create(&work.join("disk.img"), 128 * MIB, 64 * MIB)?;
-    let mut machine = Machine::start(&Setup {
+    let (mut machine, ready) = start_victim(&Setup {
         vmlinuz: &kernel.vmlinuz,
         initramfs: &initramfs,
         memory_mib: 1024,
@@ -26,7 +27,6 @@ fn boots(victim: Victim, bus: Bus) -> Res<()> {
         watchdog: false,
         work: &work,
     })?;
-    let ready = machine.wait_ready(0, Duration::from_secs(90))?;
     println!("ready after {:?}: {}", ready.at, ready.text);
     let limit = Duration::from_secs(30);
     machine.must("swapon /dev/disk/by-partlabel/swap", limit)?;
