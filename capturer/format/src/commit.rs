@@ -338,15 +338,9 @@ impl CommitRecord {
     /// # Errors
     /// [`FormatError`], naming what is wrong.
     pub fn decode(block: &[u8; BLOCK]) -> Result<Self, FormatError> {
+        check_block(block, MAGIC, WHAT)?;
         let (raw, _) =
             Raw::read_from_prefix(block).map_err(|_| FormatError::Short { what: WHAT })?;
-        if raw.magic != MAGIC {
-            return Err(FormatError::Magic { what: WHAT });
-        }
-        check_block(block, WHAT)?;
-        if raw.version.get() != FORMAT_VERSION {
-            return Err(FormatError::Version { what: WHAT, found: raw.version.get() });
-        }
         let bad = |field, value: u64| FormatError::Field { what: WHAT, field, value };
         let total_len = raw.total_len.get();
         if total_len > i64::MAX as u64 || !total_len.is_multiple_of(BLOCK as u64) {

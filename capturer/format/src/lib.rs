@@ -92,16 +92,27 @@ pub fn field_text(field: &[u8]) -> &str {
     }
 }
 
-/// Where a sealed block's own CRC-32 lies: its last four bytes.
-pub(crate) fn check_block(block: &[u8; BLOCK], what: &'static str) -> Result<(), FormatError> {
-    let Some((body, tail)) = block.split_last_chunk::<4>() else {
-        return Err(FormatError::Short { what });
-    };
-    if crc32(body) == u32::from_le_bytes(*tail) {
-        Ok(())
-    } else {
-        Err(FormatError::Checksum { what })
+/// What every one-block structure begins and ends with: magic in bytes 0 to 7, version
+/// in bytes 8 to 11, and in the last four the CRC-32 of all before.
+pub(crate) fn check_block(
+    block: &[u8; BLOCK],
+    magic: [u8; 8],
+    what: &'static str,
+) -> Result<(), FormatError> {
+    let short = FormatError::Short { what };
+    let (found, rest) = block.split_first_chunk::<8>().ok_or(short)?;
+    if *found != magic {
+        return Err(FormatError::Magic { what });
     }
+    let (body, tail) = block.split_last_chunk::<4>().ok_or(short)?;
+    if crc32(body) != u32::from_le_bytes(*tail) {
+        return Err(FormatError::Checksum { what });
+    }
+    let version = rest.first_chunk::<4>().map(|v| u32::from_le_bytes(*v)).ok_or(short)?;
+    if version != FORMAT_VERSION {
+        return Err(FormatError::Version { what, found: version });
+    }
+    Ok(())
 }
 
 /// Writes the CRC-32 of a block's first 4092 bytes into its last four.

@@ -131,15 +131,9 @@ impl SlotRecord {
         if block.iter().all(|b| *b == 0) {
             return Ok(None);
         }
+        check_block(block, MAGIC, WHAT)?;
         let (raw, _) =
             Raw::read_from_prefix(block).map_err(|_| FormatError::Short { what: WHAT })?;
-        if raw.magic != MAGIC {
-            return Err(FormatError::Magic { what: WHAT });
-        }
-        check_block(block, WHAT)?;
-        if raw.version.get() != FORMAT_VERSION {
-            return Err(FormatError::Version { what: WHAT, found: raw.version.get() });
-        }
         let bad = |field, value: u64| Err(FormatError::Field { what: WHAT, field, value });
         if raw.volume_id != *volume_id {
             return bad("volume_id", 0);

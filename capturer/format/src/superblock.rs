@@ -123,15 +123,9 @@ impl Superblock {
     /// [`FormatError`]: wrong magic, unknown version, wrong checksum, or a field
     /// that contradicts another.
     pub fn decode(block: &[u8; BLOCK]) -> Result<Self, FormatError> {
+        check_block(block, MAGIC, WHAT)?;
         let (raw, _) =
             Raw::read_from_prefix(block).map_err(|_| FormatError::Short { what: WHAT })?;
-        if raw.magic != MAGIC {
-            return Err(FormatError::Magic { what: WHAT });
-        }
-        check_block(block, WHAT)?;
-        if raw.version.get() != FORMAT_VERSION {
-            return Err(FormatError::Version { what: WHAT, found: raw.version.get() });
-        }
         let bad = |field, value| Err(FormatError::Field { what: WHAT, field, value });
         let sb = Self {
             volume_id: raw.volume_id,

@@ -68,6 +68,23 @@ fn every_flipped_bit_of_a_block_is_found() {
     }
 }
 
+/// A block of a later version, sound in itself, is refused by that name.
+#[test]
+fn another_version_is_refused_by_name() {
+    let later = |mut b: [u8; BLOCK]| {
+        b[8..12].copy_from_slice(&2u32.to_le_bytes());
+        let crc = crc32(&b[..4092]);
+        b[4092..].copy_from_slice(&crc.to_le_bytes());
+        b
+    };
+    let found = |e: FormatError| matches!(e, FormatError::Version { found: 2, .. });
+    assert!(found(Superblock::decode(&later(superblock().encode())).unwrap_err()));
+    assert!(found(DumpHeader::decode(&later(header().encode())).unwrap_err()));
+    assert!(found(CommitRecord::decode(&later(commit().encode())).unwrap_err()));
+    let slot = SlotRecord::decode(&later(slot().encode()), &[3; 16], 63 << 20);
+    assert!(found(slot.unwrap_err()));
+}
+
 fn slot() -> SlotRecord {
     SlotRecord {
         volume_id: [3; 16],
