@@ -12,7 +12,17 @@
 //! bytes before it, as 8 hexadecimal digits. Unknown keys are refused: an image
 //! that does not understand its orders must not guess. All space is fixed.
 
+mod selector;
+mod values;
+
 use heapless::{String, Vec};
+
+pub use selector::{SELECTOR_LEN, Selector};
+pub use values::TextSink;
+use values::{
+    action, action_name, escrow, fixed, flag, number, order, policy, seed, source, source_name,
+    yes_no,
+};
 
 use crate::{FormatError, crc32};
 
@@ -21,11 +31,13 @@ pub const MAX_LEN: usize = 64 << 10;
 /// Most targets, and most entries of an explicit swap list.
 pub const MAX_DEVICES: usize = 16;
 /// Most recipients.
-pub const MAX_RECIPIENTS: usize = crate::header::MAX_RECIPIENTS;
-/// Most characters of a device selector.
-pub const SELECTOR_LEN: usize = 160;
+pub const MAX_RECIPIENTS: usize = crate::keys::MAX_RECIPIENTS;
 /// Most characters of a recipient (an ssh-rsa key of 8192 bits has about 1400).
 pub const RECIPIENT_LEN: usize = 1536;
+/// Largest wrapped one-boot identity, in bytes.
+pub const MAX_ESCROW: usize = 4096;
+/// Most recipients of a one-boot identity.
+pub const MAX_ESCROW_RECIPIENTS: usize = 8;
 
 /// What the machine does when PID 1 has finished, or could not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,68 +63,49 @@ pub enum MemorySource {
     Vmcore,
 }
 
-/// How to find a partition or disk. Never by a name that depends on probe order alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Selector {
-    /// Name of the GPT partition.
-    PartLabel(String<SELECTOR_LEN>),
-    /// GUID of the GPT partition (or `diskid-NN` of an MSDOS one), lower case.
-    PartUuid(String<SELECTOR_LEN>),
-    /// GPT type GUID, lower case.
-    PartType(String<SELECTOR_LEN>),
-    /// Label in a swap header.
-    Label(String<SELECTOR_LEN>),
-    /// UUID in a swap header.
-    Uuid(String<SELECTOR_LEN>),
-    /// A device path such as `/dev/nvme0n1p3`; for swap only.
-    Path(String<SELECTOR_LEN>),
+/// What may go from a dump volume to make room for a new dump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Nothing: the first evidence wins.
+    #[default]
+    KeepFirst,
+    /// The oldest dumps, pulled ones first.
+    KeepLatest,
+    /// Pulled dumps only, the oldest first.
+    DropPulled,
 }
 
-impl Selector {
-    /// Reads `partlabel=…`, `partuuid=…`, `parttype=…`, `label=…`, `uuid=…` or `path=/dev/…`.
-    ///
-    /// # Errors
-    /// A static text that says what is wrong.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let (key, value) = text.split_once('=').ok_or("a device is named as key=value")?;
-        if value.is_empty() || value.chars().any(char::is_control) {
-            return Err("a device selector is empty or holds control characters");
-        }
-        let mut value =
-            String::try_from(value).map_err(|_| "a device selector has over 160 characters")?;
-        match key {
-            "partlabel" => Ok(Self::PartLabel(value)),
-            "partuuid" => {
-                value.make_ascii_lowercase();
-                Ok(Self::PartUuid(value))
-            }
-            "parttype" => {
-                value.make_ascii_lowercase();
-                Ok(Self::PartType(value))
-            }
-            "label" => Ok(Self::Label(value)),
-            "uuid" => {
-                value.make_ascii_lowercase();
-                Ok(Self::Uuid(value))
-            }
-            "path" if value.starts_with("/dev/") => Ok(Self::Path(value)),
-            "path" => Err("a device path starts with /dev/"),
-            _ => Err("a device is named by partlabel, partuuid, parttype, label, uuid or path"),
-        }
-    }
-}
-
-impl core::fmt::Display for Selector {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl Policy {
+    /// As the profile and the boot configuration say it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
-            Self::PartLabel(v) => write!(f, "partlabel={v}"),
-            Self::PartUuid(v) => write!(f, "partuuid={v}"),
-            Self::PartType(v) => write!(f, "parttype={v}"),
-            Self::Label(v) => write!(f, "label={v}"),
-            Self::Uuid(v) => write!(f, "uuid={v}"),
-            Self::Path(v) => write!(f, "path={v}"),
+            Self::KeepFirst => "keep-first",
+            Self::KeepLatest => "keep-latest",
+            Self::DropPulled => "drop-pulled",
         }
     }
+}
+
+/// In which order memory is captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// Kernel, user, swap, page cache, free pages, by the dead kernel's `struct page`;
+    /// plain addresses where that cannot be trusted.
+    #[default]
+    Worth,
+    /// By address; the dead kernel's structures are not looked at.
+    Address,
+}
+
+/// The secret of a one-boot recipient, wrapped when arming to recipients whose
+/// plugins cannot run in the crash kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Escrow {
+    /// Fingerprints of those who can open it.
+    pub fingerprints: Vec<[u8; 8], MAX_ESCROW_RECIPIENTS>,
+    /// A binary age file whose plaintext is one age identity line.
+    pub wrapped: Vec<u8, MAX_ESCROW>,
 }
 
 /// Which swap devices to capture.
@@ -176,6 +169,10 @@ pub struct BootConfig {
     pub swap: SwapPlan,
     /// Where to write, in order of preference.
     pub targets: Vec<Selector, MAX_DEVICES>,
+    /// What may go to make room.
+    pub policy: Policy,
+    /// In which order memory is captured.
+    pub order: Order,
     /// Compression: `None` stores pages as they are, otherwise the zstd level.
     pub zstd_level: Option<i32>,
     /// Data pages in a chunk.
@@ -186,6 +183,8 @@ pub struct BootConfig {
     pub encrypt: bool,
     /// Who may open a dump.
     pub recipients: Vec<String<RECIPIENT_LEN>, MAX_RECIPIENTS>,
+    /// The secret of the one-boot recipient among them, for plugin recipients.
+    pub escrow: Option<Escrow>,
     /// The hardware watchdog.
     pub watchdog: Watchdog,
     /// Its timeout in seconds.
@@ -214,11 +213,14 @@ impl Default for BootConfig {
             memory: true,
             swap: SwapPlan::Auto,
             targets: Vec::new(),
+            policy: Policy::KeepFirst,
+            order: Order::Worth,
             zstd_level: Some(1),
             chunk_pages: 64,
             workers: 0,
             encrypt: true,
             recipients: Vec::new(),
+            escrow: None,
             watchdog: Watchdog::Auto,
             watchdog_timeout_s: 60,
             led: None,
@@ -256,12 +258,7 @@ impl BootConfig {
         writeln!(out, "failure {}", action_name(self.failure))?;
         writeln!(out, "deadline {}", self.deadline_s)?;
         writeln!(out, "device-wait {}", self.device_wait_s)?;
-        let source = match self.memory_source {
-            MemorySource::Auto => "auto",
-            MemorySource::Oldmem => "oldmem",
-            MemorySource::Vmcore => "vmcore",
-        };
-        writeln!(out, "source {source}")?;
+        writeln!(out, "source {}", source_name(self.memory_source))?;
         writeln!(out, "memory {}", yes_no(self.memory))?;
         match &self.swap {
             SwapPlan::None => writeln!(out, "swap none")?,
@@ -275,6 +272,8 @@ impl BootConfig {
         for t in &self.targets {
             writeln!(out, "target {t}")?;
         }
+        writeln!(out, "policy {}", self.policy.name())?;
+        writeln!(out, "order {}", if self.order == Order::Worth { "worth" } else { "address" })?;
         match self.zstd_level {
             None => writeln!(out, "codec store")?,
             Some(level) => writeln!(out, "codec zstd {level}")?,
@@ -284,6 +283,9 @@ impl BootConfig {
         writeln!(out, "encrypt {}", if self.encrypt { "age" } else { "none" })?;
         for r in &self.recipients {
             writeln!(out, "recipient {r}")?;
+        }
+        if let Some(escrow) = &self.escrow {
+            values::write_escrow(out, escrow)?;
         }
         match &self.watchdog {
             Watchdog::None => writeln!(out, "watchdog none")?,
@@ -353,19 +355,14 @@ impl BootConfig {
             "failure" => self.failure = action(value)?,
             "deadline" => self.deadline_s = number(value)?,
             "device-wait" => self.device_wait_s = number(value)?,
-            "source" => {
-                self.memory_source = match value {
-                    "auto" => MemorySource::Auto,
-                    "oldmem" => MemorySource::Oldmem,
-                    "vmcore" => MemorySource::Vmcore,
-                    _ => return Err("source is auto, oldmem or vmcore"),
-                }
-            }
+            "source" => self.memory_source = source(value)?,
             "memory" => self.memory = flag(value)?,
             "swap" => self.set_swap(value)?,
             "target" => {
                 self.targets.push(Selector::parse(value)?).map_err(|_| "more than 16 targets")?
             }
+            "policy" => self.policy = policy(value)?,
+            "order" => self.order = order(value)?,
             "codec" => {
                 self.zstd_level = match value.split_once(' ') {
                     None if value == "store" => None,
@@ -419,6 +416,7 @@ impl BootConfig {
             "armed-at" => {
                 self.armed_at = value.parse().map_err(|_| "armed-at is not a number")?;
             }
+            "escrow" => self.escrow = Some(escrow(value)?),
             "fault" => self.fault = fixed(value)?,
             "seed" => self.seed = Some(seed(value)?),
             _ => return Err("unknown key"),
@@ -454,13 +452,16 @@ impl BootConfig {
         let by_path =
             |s: &Selector| matches!(s, Selector::Path(_) | Selector::Label(_) | Selector::Uuid(_));
         if self.targets.iter().any(by_path) {
-            return Err("a target is named by partlabel, partuuid or parttype only");
+            return Err("a target is named by partlabel, partuuid, parttype or volume only");
         }
         if self.encrypt && self.recipients.is_empty() {
             return Err("no recipient: nobody could open the dump");
         }
         if !self.encrypt && !self.recipients.is_empty() {
             return Err("recipients are named, but encrypt is none");
+        }
+        if !self.encrypt && self.escrow.is_some() {
+            return Err("an escrow is there, but encrypt is none");
         }
         if !(1..=crate::chunk::MAX_CHUNK_PAGES).contains(&self.chunk_pages) {
             return Err("chunk-pages is from 1 to 1024");
@@ -476,71 +477,4 @@ impl BootConfig {
         }
         Ok(())
     }
-}
-
-/// A text buffer that can be read back, so that the checksum covers what was written.
-pub trait TextSink: core::fmt::Write {
-    /// What was written so far.
-    fn text(&self) -> &str;
-}
-
-impl<const N: usize> TextSink for String<N> {
-    fn text(&self) -> &str {
-        self
-    }
-}
-
-fn action_name(a: Action) -> &'static str {
-    match a {
-        Action::Reboot => "reboot",
-        Action::Poweroff => "poweroff",
-        Action::Halt => "halt",
-    }
-}
-
-fn yes_no(v: bool) -> &'static str {
-    if v { "yes" } else { "no" }
-}
-
-fn action(v: &str) -> Result<Action, &'static str> {
-    match v {
-        "reboot" => Ok(Action::Reboot),
-        "poweroff" => Ok(Action::Poweroff),
-        "halt" => Ok(Action::Halt),
-        _ => Err("an action is reboot, poweroff or halt"),
-    }
-}
-
-fn flag(v: &str) -> Result<bool, &'static str> {
-    match v {
-        "yes" => Ok(true),
-        "no" => Ok(false),
-        _ => Err("a flag is yes or no"),
-    }
-}
-
-fn number(v: &str) -> Result<u32, &'static str> {
-    v.parse().map_err(|_| "not a whole number")
-}
-
-fn fixed<const N: usize>(v: &str) -> Result<String<N>, &'static str> {
-    if v.chars().any(char::is_control) {
-        return Err("a value holds control characters");
-    }
-    String::try_from(v).map_err(|_| "a value is too long")
-}
-
-fn seed(v: &str) -> Result<[u8; 32], &'static str> {
-    let mut out = [0u8; 32];
-    let (pairs, rest) = v.as_bytes().as_chunks::<2>();
-    if pairs.len() != out.len() || !rest.is_empty() {
-        return Err("seed is 64 hexadecimal digits");
-    }
-    for (to, pair) in out.iter_mut().zip(pairs) {
-        *to = core::str::from_utf8(pair)
-            .ok()
-            .and_then(|p| u8::from_str_radix(p, 16).ok())
-            .ok_or("seed is 64 hexadecimal digits")?;
-    }
-    Ok(out)
 }

@@ -60,7 +60,7 @@ pub enum ChunkKind {
 }
 
 impl ChunkKind {
-    fn from_u8(v: u8) -> Option<Self> {
+    pub(crate) fn from_u8(v: u8) -> Option<Self> {
         Some(match v {
             1 => Self::Log,
             2 => Self::Notes,
@@ -94,6 +94,56 @@ impl ChunkKind {
     }
 }
 
+/// Which part of memory a memory chunk belongs to. Memory is captured layer by
+/// layer, the most valuable first, so that a full partition or a deadline costs the
+/// least. Chunks of one layer are disjoint; those of different layers may cover the
+/// same pages, and [`PageClass::Elsewhere`] says which pages are not theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(u8)]
+pub enum Layer {
+    /// All pages in order of address: the dead kernel's structures were not used.
+    #[default]
+    Address = 0,
+    /// Pages of the kernel, and all that no other layer claims.
+    Kernel = 1,
+    /// Anonymous and shared memory of processes.
+    User = 2,
+    /// Page cache.
+    Cache = 3,
+    /// Free pages.
+    Free = 4,
+}
+
+impl Layer {
+    /// The layers by worth, without [`Layer::Address`].
+    pub const BY_WORTH: [Self; 4] = [Self::Kernel, Self::User, Self::Cache, Self::Free];
+
+    /// Reads a layer's number; swap and texts have layer 0 only.
+    pub(crate) fn of_kind(v: u8, kind: ChunkKind) -> Option<Self> {
+        match v {
+            0 => Some(Self::Address),
+            _ if kind != ChunkKind::Memory => None,
+            1 => Some(Self::Kernel),
+            2 => Some(Self::User),
+            3 => Some(Self::Cache),
+            4 => Some(Self::Free),
+            _ => None,
+        }
+    }
+
+    /// Name for messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Address => "all",
+            Self::Kernel => "kernel",
+            Self::User => "user",
+            Self::Cache => "cache",
+            Self::Free => "free",
+        }
+    }
+}
+
 /// How a payload is compressed before it is sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -118,6 +168,8 @@ pub enum PageClass {
     Unreadable = 2,
     /// Left out because the profile asked for it.
     Excluded = 3,
+    /// Of another layer: a chunk of that layer holds it, or it was not reached.
+    Elsewhere = 4,
 }
 
 /// Consecutive pages of one class.
@@ -151,6 +203,7 @@ impl Run {
             1 => PageClass::Zero,
             2 => PageClass::Unreadable,
             3 => PageClass::Excluded,
+            4 => PageClass::Elsewhere,
             _ => return Err(bad("class")),
         };
         if count == 0 {
@@ -169,7 +222,7 @@ struct Raw {
     kind: u8,
     codec: u8,
     cipher: u8,
-    flags: u8,
+    layer: u8,
     device: U16,
     reserved: U16,
     first: U64,
@@ -204,6 +257,8 @@ pub struct ChunkHeader {
     pub cipher: Cipher,
     /// Which swap device; 0 for everything else.
     pub device: u16,
+    /// Which layer of memory; [`Layer::Address`] for everything else.
+    pub layer: Layer,
     /// First page (or byte, see [`ChunkKind`]) covered.
     pub first: Pfn,
     /// Pages (or bytes) covered.
@@ -239,7 +294,7 @@ impl ChunkHeader {
             kind: self.kind as u8,
             codec: self.codec as u8,
             cipher: self.cipher as u8,
-            flags: 0,
+            layer: self.layer as u8,
             device: self.device.into(),
             reserved: 0.into(),
             first: self.first.0.into(),
@@ -294,7 +349,9 @@ impl ChunkHeader {
             2 => Codec::Lz4,
             other => return Err(bad("codec", other.into())),
         };
-        if raw.flags != 0 || raw.reserved.get() != 0 || raw.reserved2 != [0; 8] {
+        let layer =
+            Layer::of_kind(raw.layer, kind).ok_or_else(|| bad("layer", u64::from(raw.layer)))?;
+        if raw.reserved.get() != 0 || raw.reserved2 != [0; 8] {
             return Err(bad("reserved", 1));
         }
         let header = Self {
@@ -304,6 +361,7 @@ impl ChunkHeader {
             codec,
             cipher: Cipher::from_u8(raw.cipher, WHAT)?,
             device: raw.device.get(),
+            layer,
             first: Pfn(raw.first.get()),
             pages: raw.pages.get(),
             raw_len: raw.raw_len.get(),
@@ -373,6 +431,9 @@ impl<'a> PagePayload<'a> {
         for run in payload.raw_runs() {
             let run = run?;
             pages = pages.checked_add(run.count).ok_or(bad("count", run.count))?;
+            if run.class == PageClass::Elsewhere && header.layer == crate::Layer::Address {
+                return Err(bad("class", run.class as u64));
+            }
             if run.class == PageClass::Data {
                 data_pages = data_pages.checked_add(run.count).ok_or(bad("count", run.count))?;
             }
@@ -405,144 +466,3 @@ impl<'a> PagePayload<'a> {
         self.data
     }
 }
-
-/// The start of an index chunk's payload; [`IndexEntry`]s follow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IndexHead {
-    /// Offset in the dump of the index chunk before this one; 0 for the first.
-    pub prev: ByteOff,
-    /// Sequence number of the first chunk listed.
-    pub first_seq: u64,
-    /// Number of entries.
-    pub count: u32,
-}
-
-impl IndexHead {
-    /// On disk.
-    #[must_use]
-    pub fn encode(&self) -> [u8; INDEX_HEAD_LEN] {
-        let raw = RawIndexHead {
-            prev: self.prev.0.into(),
-            first_seq: self.first_seq.into(),
-            count: self.count.into(),
-            reserved: 0.into(),
-        };
-        let mut out = [0u8; INDEX_HEAD_LEN];
-        let _ = raw.write_to(&mut out);
-        out
-    }
-
-    /// Reads the head and gives the entries' bytes.
-    ///
-    /// # Errors
-    /// [`FormatError`] when the count does not match the bytes.
-    pub fn decode(payload: &[u8]) -> Result<(Self, &[[u8; INDEX_ENTRY_LEN]]), FormatError> {
-        const INDEX: &str = "index chunk";
-        let (raw, rest) = RawIndexHead::read_from_prefix(payload)
-            .map_err(|_| FormatError::Short { what: INDEX })?;
-        let (entries, left) = rest.as_chunks::<INDEX_ENTRY_LEN>();
-        let count = raw.count.get();
-        if !left.is_empty() || count as usize != entries.len() || entries.len() > MAX_INDEX_ENTRIES
-        {
-            return Err(FormatError::Field { what: INDEX, field: "count", value: count.into() });
-        }
-        let head = Self { prev: ByteOff(raw.prev.get()), first_seq: raw.first_seq.get(), count };
-        Ok((head, entries))
-    }
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct RawIndexHead {
-    prev: U64,
-    first_seq: U64,
-    count: U32,
-    reserved: U32,
-}
-
-/// Where a chunk lies and what it covers. Index chunks are not listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IndexEntry {
-    /// Offset of the chunk in the dump, in bytes.
-    pub offset: ByteOff,
-    /// First page (or byte).
-    pub first: Pfn,
-    /// Pages (or bytes).
-    pub pages: u64,
-    /// Stored payload bytes.
-    pub stored_len: u32,
-    /// What it carries.
-    pub kind: ChunkKind,
-    /// Swap device.
-    pub device: u16,
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct RawEntry {
-    offset: U64,
-    first: U64,
-    pages: U64,
-    stored_len: U32,
-    kind: u8,
-    reserved: u8,
-    device: U16,
-}
-
-impl IndexEntry {
-    /// The entry of a chunk.
-    #[must_use]
-    pub fn of(header: &ChunkHeader) -> Self {
-        Self {
-            offset: header.offset,
-            first: header.first,
-            pages: header.pages,
-            stored_len: header.stored_len,
-            kind: header.kind,
-            device: header.device,
-        }
-    }
-
-    /// On disk.
-    #[must_use]
-    pub fn encode(&self) -> [u8; INDEX_ENTRY_LEN] {
-        let raw = RawEntry {
-            offset: self.offset.0.into(),
-            first: self.first.0.into(),
-            pages: self.pages.into(),
-            stored_len: self.stored_len.into(),
-            kind: self.kind as u8,
-            reserved: 0,
-            device: self.device.into(),
-        };
-        let mut out = [0u8; INDEX_ENTRY_LEN];
-        let _ = raw.write_to(&mut out);
-        out
-    }
-
-    /// Reads an entry.
-    ///
-    /// # Errors
-    /// [`FormatError::Field`] for an unknown kind or a place that cannot be.
-    pub fn decode(bytes: &[u8; INDEX_ENTRY_LEN]) -> Result<Self, FormatError> {
-        const ENTRY: &str = "index entry";
-        let raw =
-            RawEntry::read_from_bytes(bytes).map_err(|_| FormatError::Short { what: ENTRY })?;
-        let bad = |field, value: u64| FormatError::Field { what: ENTRY, field, value };
-        let kind = ChunkKind::from_u8(raw.kind).ok_or_else(|| bad("kind", u64::from(raw.kind)))?;
-        if !raw.offset.get().is_multiple_of(CHUNK_ALIGN as u64) {
-            return Err(bad("offset", raw.offset.get()));
-        }
-        Ok(Self {
-            offset: ByteOff(raw.offset.get()),
-            first: Pfn(raw.first.get()),
-            pages: raw.pages.get(),
-            stored_len: raw.stored_len.get(),
-            kind,
-            device: raw.device.get(),
-        })
-    }
-}
-
-const _: () = assert!(size_of::<RawEntry>() == INDEX_ENTRY_LEN);
-const _: () = assert!(size_of::<RawIndexHead>() == INDEX_HEAD_LEN);

@@ -7,7 +7,7 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{BLOCK, ByteOff, FORMAT_VERSION, FormatError, Id, check_block, seal_block};
+use crate::{BLOCK, ByteOff, FormatError, Id, check_block, seal_block};
 
 /// First bytes of a commit record.
 pub const MAGIC: [u8; 8] = *b"LBCOMMIT";
@@ -167,7 +167,7 @@ struct Raw {
     outcome: u8,
     source: u8,
     io: u8,
-    reserved: u8,
+    last_part: u8,
     dump_id: Id,
     total_len: U64,
     chunks: U64,
@@ -256,6 +256,8 @@ impl PageCounts {
 /// What the last block of a dump says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitRecord {
+    /// Version of the format that it was written in; the tag covers it.
+    pub version: u32,
     /// The dump.
     pub dump_id: Id,
     /// How it ended.
@@ -264,6 +266,8 @@ pub struct CommitRecord {
     pub source: SourceKind,
     /// How blocks reached the device.
     pub io: IoMode,
+    /// Number of the part that this record lies in; 0 for a dump of one part.
+    pub last_part: u8,
     /// Bytes of the dump, this record included.
     pub total_len: u64,
     /// Chunks written, index chunks included.
@@ -292,11 +296,11 @@ impl CommitRecord {
     fn raw(&self) -> Raw {
         Raw {
             magic: MAGIC,
-            version: FORMAT_VERSION.into(),
+            version: self.version.into(),
             outcome: self.outcome as u8,
             source: self.source as u8,
             io: self.io as u8,
-            reserved: 0,
+            last_part: self.last_part,
             dump_id: self.dump_id,
             total_len: self.total_len.into(),
             chunks: self.chunks.into(),
@@ -338,7 +342,7 @@ impl CommitRecord {
     /// # Errors
     /// [`FormatError`], naming what is wrong.
     pub fn decode(block: &[u8; BLOCK]) -> Result<Self, FormatError> {
-        check_block(block, MAGIC, WHAT)?;
+        let version = check_block(block, MAGIC, size_of::<Raw>(), WHAT)?;
         let (raw, _) =
             Raw::read_from_prefix(block).map_err(|_| FormatError::Short { what: WHAT })?;
         let bad = |field, value: u64| FormatError::Field { what: WHAT, field, value };
@@ -351,7 +355,11 @@ impl CommitRecord {
             let id = u8::try_from(from.id.get()).map_err(|_| bad("phase", from.id.get().into()))?;
             *to = (id, from.millis.get());
         }
+        if version == 1 && raw.last_part != 0 {
+            return Err(bad("reserved", raw.last_part.into()));
+        }
         Ok(Self {
+            version,
             dump_id: raw.dump_id,
             outcome: Outcome::from_u8(raw.outcome)
                 .ok_or_else(|| bad("outcome", raw.outcome.into()))?,
@@ -367,6 +375,7 @@ impl CommitRecord {
                 3 => IoMode::Polled,
                 other => return Err(bad("io", other.into())),
             },
+            last_part: raw.last_part,
             total_len,
             chunks: raw.chunks.get(),
             index: ByteOff(raw.index.get()),

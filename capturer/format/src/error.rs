@@ -19,7 +19,7 @@ pub enum FormatError {
         what: &'static str,
     },
     /// A version that this build does not know.
-    #[error("{what}: format version {found} is not known to this build (it knows 1)")]
+    #[error("{what}: format version {found} is not known to this build (it knows 1 and 2)")]
     Version {
         /// The structure.
         what: &'static str,

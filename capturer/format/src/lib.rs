@@ -10,7 +10,8 @@
 //! * **volume**: a partition (or whole disk, or file) that `lifeboat format` prepared.
 //! * **superblock**: says that a volume is ours, where it lies and how long it is.
 //! * **slot**: the record of one dump on a volume; kept twice, newest generation wins.
-//! * **dump**: one contiguous extent: header, chunks, second header, commit record.
+//! * **dump**: header, chunks, second header, commit record, in one or more parts.
+//! * **part**: one contiguous extent of a dump on a volume; see [`part`].
 //! * **chunk**: a self-describing frame: 96-byte header, sealed payload, zero padding.
 //! * **run**: within a page chunk, consecutive pages of one [`PageClass`].
 //! * **valid** means that the bytes authenticate; **complete** that all that was
@@ -23,15 +24,21 @@ pub mod chunk;
 pub mod commit;
 pub mod error;
 pub mod header;
+pub mod index;
+pub mod keys;
 pub mod meta;
+pub mod part;
 pub mod slot;
 pub mod superblock;
 pub mod units;
 
-pub use chunk::{ChunkHeader, ChunkKind, Codec, IndexEntry, IndexHead, PageClass, Run};
+pub use chunk::{ChunkHeader, ChunkKind, Codec, Layer, PageClass, Run};
 pub use commit::{CommitRecord, Outcome, PhaseId};
 pub use error::FormatError;
-pub use header::{Cipher, DumpHeader, KeyArea};
+pub use header::{Cipher, DumpHeader};
+pub use index::{IndexEntry, IndexHead};
+pub use keys::{KeyArea, KeyEntry, KeyKind};
+pub use part::PartBlock;
 pub use slot::{SlotRecord, SlotState};
 pub use superblock::Superblock;
 pub use units::{ByteOff, PAGE, PageRange, Pfn, PhysAddr};
@@ -39,8 +46,8 @@ pub use units::{ByteOff, PAGE, PageRange, Pfn, PhysAddr};
 /// Identity of a dump or a volume: 16 random bytes, printed as hexadecimal.
 pub type Id = [u8; 16];
 
-/// Version of the on-disk format that this crate writes, and the only one it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the on-disk format that this crate writes. It reads this one and all before.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Unit of the volume's fixed structures (superblock, slots, header, commit), in bytes.
 /// 4096 so that 512-byte and 4Kn devices hold them alike.
@@ -93,12 +100,14 @@ pub fn field_text(field: &[u8]) -> &str {
 }
 
 /// What every one-block structure begins and ends with: magic in bytes 0 to 7, version
-/// in bytes 8 to 11, and in the last four the CRC-32 of all before.
+/// in bytes 8 to 11, zeros from byte `used` on, and in the last four the CRC-32 of all
+/// before. Gives the version.
 pub(crate) fn check_block(
     block: &[u8; BLOCK],
     magic: [u8; 8],
+    used: usize,
     what: &'static str,
-) -> Result<(), FormatError> {
+) -> Result<u32, FormatError> {
     let short = FormatError::Short { what };
     let (found, rest) = block.split_first_chunk::<8>().ok_or(short)?;
     if *found != magic {
@@ -109,10 +118,14 @@ pub(crate) fn check_block(
         return Err(FormatError::Checksum { what });
     }
     let version = rest.first_chunk::<4>().map(|v| u32::from_le_bytes(*v)).ok_or(short)?;
-    if version != FORMAT_VERSION {
+    if version == 0 || version > FORMAT_VERSION {
         return Err(FormatError::Version { what, found: version });
     }
-    Ok(())
+    // No seal covers these bytes: were they free, something could be hidden in them.
+    if body.iter().skip(used).any(|b| *b != 0) {
+        return Err(FormatError::Field { what, field: "reserved", value: 1 });
+    }
+    Ok(version)
 }
 
 /// Writes the CRC-32 of a block's first 4092 bytes into its last four.

@@ -175,7 +175,10 @@ impl<'a> MetaReader<'a> {
         }
         let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
         let (padded, rest) = rest.split_at_checked(len.next_multiple_of(8)).ok_or(short)?;
-        let value = padded.get(..len).ok_or(short)?;
+        let (value, padding) = padded.split_at_checked(len).ok_or(short)?;
+        if padding.iter().any(|b| *b != 0) {
+            return Err(bad("padding", 1));
+        }
         self.rest = rest;
         let text = |b: &'a [u8]| core::str::from_utf8(b).map_err(|_| bad("text", 0));
         match u16::from_le_bytes([t0, t1]) {
@@ -196,13 +199,16 @@ impl<'a> MetaReader<'a> {
             }
             4 => {
                 let (fixed, tail) = value.split_first_chunk::<SWAP_FIXED>().ok_or(short)?;
-                let [i0, i1, _, _, p0, p1, p2, p3, b @ ..] = *fixed;
+                let [i0, i1, r0, r1, p0, p1, p2, p3, b @ ..] = *fixed;
                 let dev = SwapDevice {
                     index: u16::from_le_bytes([i0, i1]),
                     page_size: u32::from_le_bytes([p0, p1, p2, p3]),
                     bytes: u64::from_le_bytes(b),
                     text: text(tail)?,
                 };
+                if (r0, r1) != (0, 0) {
+                    return Err(bad("reserved", u64::from(u16::from_le_bytes([r0, r1]))));
+                }
                 if dev.bytes > i64::MAX as u64 {
                     return Err(bad("bytes", dev.bytes));
                 }

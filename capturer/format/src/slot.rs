@@ -4,11 +4,13 @@
 //! a higher generation, so that a torn write loses the change and never the
 //! record. A slot that never held a dump is all zero.
 
-use zerocopy::little_endian::{U32, U64};
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::superblock::{EDGE, SLOT_TABLE, SLOTS};
-use crate::{BLOCK, ByteOff, FORMAT_VERSION, FormatError, Id, check_block, seal_block};
+use crate::{
+    BLOCK, ByteOff, CHUNK_ALIGN, FORMAT_VERSION, FormatError, Id, check_block, seal_block,
+};
 
 const MAGIC: [u8; 8] = *b"LBSLOT\0\x01";
 const WHAT: &str = "slot record";
@@ -23,8 +25,10 @@ pub enum SlotState {
     Complete = 2,
     /// The dump is valid but something that was asked for is missing.
     Partial = 3,
-    /// Given up by `lifeboat clear`; the space is free.
+    /// Given up by `lifeboat clear` or by the volume's policy; the space is free.
     Cleared = 4,
+    /// This part is whole as far as it reaches, and the dump goes on in another part.
+    Continued = 5,
 }
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -34,7 +38,7 @@ struct Raw {
     version: U32,
     state: u8,
     pulled: u8,
-    reserved: [u8; 2],
+    part: U16,
     volume_id: Id,
     dump_id: Id,
     generation: U64,
@@ -43,6 +47,8 @@ struct Raw {
     reserved_len: U64,
     used_len: U64,
     created: U64,
+    base: U64,
+    next_volume: Id,
 }
 
 /// What a slot says of its dump.
@@ -68,6 +74,12 @@ pub struct SlotRecord {
     pub used_len: u64,
     /// When the capture began, seconds since 1970 by the crash kernel's clock.
     pub created: u64,
+    /// Which part of the dump this is, from 0.
+    pub part: u16,
+    /// Logical offset in the dump of the part's first byte behind its head; 0 for part 0.
+    pub base: u64,
+    /// The volume that holds the next part, where the state is [`SlotState::Continued`].
+    pub next_volume: Id,
 }
 
 impl SlotRecord {
@@ -83,7 +95,7 @@ impl SlotRecord {
         let len = match self.state {
             SlotState::Cleared => 0,
             SlotState::Capturing => self.reserved_len,
-            SlotState::Complete | SlotState::Partial => self.used_len,
+            SlotState::Complete | SlotState::Partial | SlotState::Continued => self.used_len,
         };
         self.start.0..self.start.0.saturating_add(len)
     }
@@ -102,7 +114,7 @@ impl SlotRecord {
             version: FORMAT_VERSION.into(),
             state: self.state as u8,
             pulled: u8::from(self.pulled),
-            reserved: [0; 2],
+            part: self.part.into(),
             volume_id: self.volume_id,
             dump_id: self.dump_id,
             generation: self.generation.into(),
@@ -111,6 +123,8 @@ impl SlotRecord {
             reserved_len: self.reserved_len.into(),
             used_len: self.used_len.into(),
             created: self.created.into(),
+            base: self.base.into(),
+            next_volume: self.next_volume,
         };
         let mut block = [0u8; BLOCK];
         let _ = raw.write_to_prefix(&mut block);
@@ -131,7 +145,7 @@ impl SlotRecord {
         if block.iter().all(|b| *b == 0) {
             return Ok(None);
         }
-        check_block(block, MAGIC, WHAT)?;
+        let version = check_block(block, MAGIC, size_of::<Raw>(), WHAT)?;
         let (raw, _) =
             Raw::read_from_prefix(block).map_err(|_| FormatError::Short { what: WHAT })?;
         let bad = |field, value: u64| Err(FormatError::Field { what: WHAT, field, value });
@@ -143,8 +157,13 @@ impl SlotRecord {
             2 => SlotState::Complete,
             3 => SlotState::Partial,
             4 => SlotState::Cleared,
+            5 => SlotState::Continued,
             other => return bad("state", other.into()),
         };
+        let parts = raw.part.get() != 0 || raw.base.get() != 0 || raw.next_volume != [0; 16];
+        if version == 1 && (parts || state == SlotState::Continued) {
+            return bad("reserved", 1);
+        }
         if raw.pulled > 1 {
             return bad("pulled", raw.pulled.into());
         }
@@ -159,6 +178,9 @@ impl SlotRecord {
             reserved_len: raw.reserved_len.get(),
             used_len: raw.used_len.get(),
             created: raw.created.get(),
+            part: raw.part.get(),
+            base: raw.base.get(),
+            next_volume: raw.next_volume,
         };
         let extent = record.extent();
         if record.start.0 < EDGE || !record.start.0.is_multiple_of(BLOCK as u64) {
@@ -170,13 +192,22 @@ impl SlotRecord {
         if extent.end > data_end || record.reserved_len > data_end {
             return bad("reserved_len", record.reserved_len);
         }
+        // Part 0 has no base. Another one has none if part 0 failed before it held anything.
+        if (record.part == 0 && record.base != 0)
+            || !record.base.is_multiple_of(BLOCK as u64)
+            || record.base.checked_add(record.reserved_len).is_none()
+        {
+            return bad("base", record.base);
+        }
         if record.number == 0 {
             return bad("number", 0);
         }
         Ok(Some(record))
     }
 
-    /// The valid record of a slot from its two copies: the higher generation.
+    /// The valid record of a slot from its two copies: the higher generation. A slot whose
+    /// very first write was torn was never used: nothing is written into an extent before
+    /// that write is durable.
     ///
     /// # Errors
     /// When neither copy is sound and not both are zero.
@@ -191,9 +222,20 @@ impl SlotRecord {
             }
             [Ok(Some(one)), _] | [_, Ok(Some(one))] => Ok(Some(one)),
             [Ok(None), Ok(None)] => Ok(None),
+            [Err(_), Ok(None)] if is_torn(copies[0]) => Ok(None),
+            [Ok(None), Err(_)] if is_torn(copies[1]) => Ok(None),
             [Err(e), _] | [_, Err(e)] => Err(e),
         }
     }
+}
+
+/// Whether of a record written over zeros only one end arrived. (What lies between the
+/// first sector and the last is zero in every record.)
+fn is_torn(block: &[u8; BLOCK]) -> bool {
+    let zero = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
+    let (first, rest) = block.split_at(CHUNK_ALIGN);
+    let (between, last) = rest.split_at(rest.len() - CHUNK_ALIGN);
+    zero(between) && (zero(first) || zero(last))
 }
 
 /// Slot numbers `0..SLOTS`.

@@ -123,7 +123,7 @@ impl Superblock {
     /// [`FormatError`]: wrong magic, unknown version, wrong checksum, or a field
     /// that contradicts another.
     pub fn decode(block: &[u8; BLOCK]) -> Result<Self, FormatError> {
-        check_block(block, MAGIC, WHAT)?;
+        check_block(block, MAGIC, size_of::<Raw>(), WHAT)?;
         let (raw, _) =
             Raw::read_from_prefix(block).map_err(|_| FormatError::Short { what: WHAT })?;
         let bad = |field, value| Err(FormatError::Field { what: WHAT, field, value });

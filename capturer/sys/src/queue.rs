@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, opcode, types};
 
@@ -26,6 +27,24 @@ pub enum QueueMode {
     Polled,
 }
 
+/// A write that holds its buffer: until it *and every write before it* is done, so
+/// that after a failure nothing behind the first lost byte is gone from memory.
+#[derive(Debug, Clone, Copy)]
+struct Write {
+    /// Bytes.
+    len: u32,
+    /// Byte offset in the file.
+    offset: u64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Flying,
+    Done,
+    Failed,
+}
+
 /// Buffers and the ring that writes them. Everything is allocated in `new`.
 pub struct WriteQueue {
     // The ring is dropped first: no write is in flight when the buffers go
@@ -33,11 +52,12 @@ pub struct WriteQueue {
     ring: Option<IoUring>,
     file: File,
     bufs: Vec<AlignedBuf>,
-    /// Length and file offset of the write that holds a buffer, if one does.
-    busy: Vec<Option<(u32, u64)>>,
+    /// The write that holds each buffer, if one does.
+    busy: Vec<Option<Write>>,
     mode: QueueMode,
     requests: u64,
     buf_len: usize,
+    stall: Option<Duration>,
 }
 
 impl WriteQueue {
@@ -58,6 +78,7 @@ impl WriteQueue {
             mode: QueueMode::Pwrite,
             requests: 0,
             buf_len,
+            stall: None,
         };
         if want != QueueMode::Pwrite
             && let Ok(ring) = queue.make_ring(want == QueueMode::Polled)
@@ -87,6 +108,13 @@ impl WriteQueue {
         Ok(ring)
     }
 
+    /// Gives up waiting for a write after `limit`, with `TimedOut`; for where there is
+    /// another device to go on with. Without it a wait ends when the device's driver
+    /// ends it, or with the caller's own deadline. No effect on plain `pwrite`.
+    pub fn set_stall_limit(&mut self, limit: Duration) {
+        self.stall = Some(limit);
+    }
+
     /// What the queue uses.
     #[must_use]
     pub fn mode(&self) -> QueueMode {
@@ -108,13 +136,48 @@ impl WriteQueue {
     /// Number of a buffer that no write holds; waits for one.
     ///
     /// # Errors
-    /// Of the write that was waited for.
+    /// Of a write that failed; then and ever after, until [`WriteQueue::salvage`].
     pub fn take(&mut self) -> io::Result<usize> {
         loop {
             if let Some(free) = self.busy.iter().position(Option::is_none) {
                 return Ok(free);
             }
+            if !self.is_flying() {
+                return Err(self.broken());
+            }
             self.reap(1)?;
+        }
+    }
+
+    fn is_flying(&self) -> bool {
+        self.busy.iter().flatten().any(|w| w.state == State::Flying)
+    }
+
+    fn broken(&self) -> io::Error {
+        let failed = self.busy.iter().flatten().find(|w| w.state == State::Failed);
+        let at = failed.map_or(0, |w| w.offset);
+        io::Error::other(format!("an earlier write at byte {at} failed"))
+    }
+
+    /// After a failure: gives every buffer whose bytes are not known to be on the
+    /// device, or lie behind such a one, as (byte offset in the file, bytes), in order
+    /// of offset and without gaps. Writes in flight are not waited for: a device
+    /// that hangs must not hold up the next one.
+    pub fn salvage(&self, mut each: impl FnMut(u64, &[u8])) {
+        let mut last = None;
+        loop {
+            let next = self
+                .busy
+                .iter()
+                .zip(&self.bufs)
+                .filter_map(|(w, buf)| Some((w.as_ref()?, buf)))
+                .filter(|(w, _)| last.is_none_or(|at| w.offset > at))
+                .min_by_key(|(w, _)| w.offset);
+            let Some((write, buf)) = next else { return };
+            last = Some(write.offset);
+            if let Some(bytes) = buf.get(..write.len as usize) {
+                each(write.offset, bytes);
+            }
         }
     }
 
@@ -137,23 +200,28 @@ impl WriteQueue {
             return Err(invalid());
         };
         let bytes = buf.get(..len).ok_or_else(invalid)?;
+        let len32 = u32::try_from(len).map_err(|_| invalid())?;
+        let write = |state| Some(Write { len: len32, offset, state });
         self.requests += 1;
         let Some(ring) = &mut self.ring else {
-            return self.file.write_all_at(bytes, offset);
+            let done = self.file.write_all_at(bytes, offset);
+            if let (Err(_), Some(slot)) = (&done, self.busy.get_mut(index)) {
+                *slot = write(State::Failed);
+            }
+            return done;
         };
-        let len32 = u32::try_from(len).map_err(|_| invalid())?;
         let index16 = u16::try_from(index).map_err(|_| invalid())?;
         let entry = opcode::WriteFixed::new(types::Fixed(0), buf.as_ptr(), len32, index16)
             .offset(offset)
             .build()
             .user_data(index as u64);
         // SAFETY: the buffer is registered, stays where it is, and is marked busy
-        // so that nobody gets at its bytes until its completion is reaped.
-        unsafe { ring.submission().push(&entry) }
-            .map_err(|_| io::Error::from_raw_os_error(libc::EBUSY))?;
+        // so that nobody changes its bytes until its completion is reaped.
+        let pushed = unsafe { ring.submission().push(&entry) };
         if let Some(slot) = self.busy.get_mut(index) {
-            *slot = Some((len32, offset));
+            *slot = write(if pushed.is_ok() { State::Flying } else { State::Failed });
         }
+        pushed.map_err(|_| io::Error::from_raw_os_error(libc::EBUSY))?;
         loop {
             match ring.submit() {
                 Ok(_) => break,
@@ -169,10 +237,10 @@ impl WriteQueue {
     /// # Errors
     /// The first failure among them.
     pub fn drain(&mut self) -> io::Result<()> {
-        while self.busy.iter().any(Option::is_some) {
+        while self.is_flying() {
             self.reap(1)?;
         }
-        Ok(())
+        if self.busy.iter().any(Option::is_some) { Err(self.broken()) } else { Ok(()) }
     }
 
     /// Makes all finished writes durable (`fdatasync(2)`; IOPOLL rings cannot flush).
@@ -186,16 +254,19 @@ impl WriteQueue {
 
     fn reap(&mut self, want: usize) -> io::Result<()> {
         let Some(ring) = &mut self.ring else { return Ok(()) };
-        match ring.submit_and_wait(want) {
-            Ok(_) => {}
-            Err(e) if e.raw_os_error() == Some(libc::EINTR) => return Ok(()),
-            Err(e) => return Err(e),
+        match self.stall {
+            None => match ring.submit_and_wait(want) {
+                Ok(_) => {}
+                Err(e) if e.raw_os_error() == Some(libc::EINTR) => return Ok(()),
+                Err(e) => return Err(e),
+            },
+            Some(limit) => wait_at_most(ring, self.mode, limit)?,
         }
         let mut first_error = None;
         for done in ring.completion() {
             let index = usize::try_from(done.user_data()).unwrap_or(usize::MAX);
-            let Some(slot) = self.busy.get_mut(index) else { continue };
-            let Some((len, offset)) = slot.take() else { continue };
+            let Some(Some(write)) = self.busy.get_mut(index) else { continue };
+            let Write { len, offset, .. } = *write;
             let result = match u32::try_from(done.result()) {
                 Ok(n) if n == len => Ok(()),
                 // A short write: finish it the plain way, it is rare.
@@ -205,27 +276,83 @@ impl WriteQueue {
                 },
                 Err(_) => Err(io::Error::from_raw_os_error(-done.result())),
             };
+            write.state = if result.is_ok() { State::Done } else { State::Failed };
             if let Err(e) = result {
                 first_error.get_or_insert(e);
             }
         }
+        self.retire();
         first_error.map_or(Ok(()), Err)
+    }
+}
+
+impl WriteQueue {
+    /// Frees the buffers of all writes that are done, up to the first that is not.
+    fn retire(&mut self) {
+        let open = self.busy.iter().flatten().filter(|w| w.state != State::Done);
+        let first = open.map(|w| w.offset).min().unwrap_or(u64::MAX);
+        for slot in &mut self.busy {
+            if slot.is_some_and(|w| w.state == State::Done && w.offset < first) {
+                *slot = None;
+            }
+        }
+    }
+
+    /// Gives up on the device without waiting for it: the ring and the buffers that
+    /// the kernel may still read are leaked.
+    pub fn abandon(mut self) {
+        if self.is_flying() {
+            std::mem::forget(self.ring.take());
+            std::mem::forget(std::mem::take(&mut self.bufs));
+        }
+        self.busy.clear();
+    }
+
+    fn flying(&self) -> usize {
+        self.busy.iter().flatten().filter(|w| w.state == State::Flying).count()
     }
 }
 
 impl Drop for WriteQueue {
     fn drop(&mut self) {
         // The kernel may still read the buffers: wait, whatever the results.
-        while self.busy.iter().any(Option::is_some) {
-            let before = self.busy.iter().flatten().count();
+        while self.is_flying() {
+            let before = self.flying();
             let failed = self.reap(1).is_err();
-            if failed && self.busy.iter().flatten().count() == before {
+            if failed && self.flying() == before {
                 // The ring itself is broken; leaking is the only safe end.
                 std::mem::forget(std::mem::take(&mut self.bufs));
                 break;
             }
         }
     }
+}
+
+/// Waits for one completion, but not longer than `limit`.
+fn wait_at_most(ring: &mut IoUring, mode: QueueMode, limit: Duration) -> io::Result<()> {
+    let start = Instant::now();
+    // Short enough that a signal or a timer that is lost costs little.
+    let slice = types::Timespec::from(limit.min(Duration::from_secs(1)));
+    while ring.completion().is_empty() {
+        // A polling ring looks at the device once and comes back: it takes no timeout.
+        let waited = if mode == QueueMode::Polled {
+            ring.submit_and_wait(0)
+        } else {
+            ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&slice))
+        };
+        match waited {
+            Ok(_) => {}
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::ETIME)) => {}
+            Err(e) => return Err(e),
+        }
+        if start.elapsed() >= limit && ring.completion().is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no write was finished within {} s", limit.as_secs()),
+            ));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -257,6 +384,34 @@ mod tests {
     #[test]
     fn writes_arrive_by_uring() {
         round_trip(QueueMode::Uring);
+    }
+
+    /// Behind a write that failed, nothing leaves memory: what `salvage` gives begins
+    /// at the first lost byte and has no gap, whatever else was written well.
+    #[test]
+    fn behind_a_failed_write_everything_is_salvaged() {
+        let file = tempfile::tempfile().unwrap();
+        for mode in [QueueMode::Pwrite, QueueMode::Uring] {
+            let mut q = WriteQueue::new(file.try_clone().unwrap(), mode, 4, 4096);
+            q.set_stall_limit(Duration::from_secs(5));
+            let mut failed = None;
+            for n in 0..8u64 {
+                let Ok(i) = q.take() else { break };
+                q.bytes(i).fill(u8::try_from(n).unwrap());
+                // The fourth write goes where no file can reach: EFBIG or EINVAL.
+                let at = if n == 3 { i64::MAX as u64 - 4095 } else { n * 4096 };
+                if q.submit(i, 4096, at).is_err() || q.drain().is_err() {
+                    failed = Some(n);
+                    break;
+                }
+            }
+            assert_eq!(failed, Some(3), "{mode:?}");
+            let mut got = Vec::new();
+            q.salvage(|at, bytes| got.push((at, bytes[0], bytes.len())));
+            assert_eq!(got, [(i64::MAX as u64 - 4095, 3, 4096)], "{mode:?}");
+            assert!(q.flush().is_err(), "a failure is not forgotten");
+            q.abandon();
+        }
     }
 
     #[test]
