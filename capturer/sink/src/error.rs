@@ -65,7 +65,7 @@ pub enum VolumeError {
     },
     /// No room for a further dump.
     #[error(
-        "no room for another dump: {dumps} of {max} dumps kept, largest gap {gap} bytes\nhint: pull the old dumps and clear them with `lifeboat clear`"
+        "no room for another dump: {dumps} of {max} dumps kept, largest gap {gap} bytes, and the policy is {policy}\nhint: pull the old dumps and clear them with `lifeboat clear`"
     )]
     Full {
         /// Dumps kept.
@@ -74,7 +74,15 @@ pub enum VolumeError {
         max: u32,
         /// Largest free gap, bytes.
         gap: u64,
+        /// Name of the policy that gave up no more dumps.
+        policy: &'static str,
     },
+    /// Numbers of dumps, or of writes to a slot, are used up: only a forged slot has such
+    /// a number.
+    #[error(
+        "a slot holds the highest number there is, of a dump or of its writes\nhint: nobody made so many; the volume was tampered with: save it with dd, then format it anew"
+    )]
+    Worn,
     /// A slot cannot be read: what it protects is unknown.
     #[error(
         "slot {slot} is damaged ({why}): what it protects is not known, so nothing is written\nhint: save the volume with dd, then format it anew"

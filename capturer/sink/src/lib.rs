@@ -7,12 +7,17 @@
 //! dump that is there.
 #![forbid(unsafe_code)]
 
+mod chain;
 mod dev;
 mod error;
+mod plan;
+mod targets;
 mod volume;
 mod writer;
 
+pub use chain::{Candidate, Chain, Event, Head, Host};
 pub use dev::{BlockDev, FileDev};
 pub use error::VolumeError;
-pub use volume::{MIN_DUMP, Placement, Plan, Volume};
-pub use writer::{DumpWriter, Output};
+pub use plan::{MIN_DUMP, MIN_PART, NewPart, Plan};
+pub use volume::{Placement, Volume};
+pub use writer::{ExtentWriter, Output};

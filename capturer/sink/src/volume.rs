@@ -6,11 +6,8 @@ use lifeboat_format::{
     BLOCK, ByteOff, FormatError, Id, SlotRecord, SlotState, Superblock, text_field,
 };
 
+use crate::plan::{NewPart, Plan};
 use crate::{BlockDev, VolumeError};
-
-/// The least room that a dump is begun with, in bytes: header, log, notes,
-/// index and commit record, and a first stretch of memory.
-pub const MIN_DUMP: u64 = 4 << 20;
 
 const EDGE_BYTES: usize = 1 << 20;
 const _: () = assert!(EDGE_BYTES as u64 == EDGE);
@@ -21,19 +18,6 @@ pub struct Placement {
     /// Start of the partition on its disk in bytes; 0 for a whole disk or a plain file.
     pub start: u64,
     /// Length in bytes.
-    pub len: u64,
-}
-
-/// Where a new dump would go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Plan {
-    /// The slot that will record it.
-    pub slot: u32,
-    /// Its number on this volume.
-    pub number: u64,
-    /// First byte within the volume.
-    pub start: ByteOff,
-    /// Bytes that it may take.
     pub len: u64,
 }
 
@@ -207,62 +191,27 @@ impl<D: BlockDev> Volume<D> {
         Ok(())
     }
 
-    /// Finds room for a new dump: a free slot, and the largest gap between the
-    /// dumps that are kept. Writes nothing.
+    /// Clears what `plan` drops, then records that part `part` of a dump is being
+    /// captured into its room. From here on the space is taken, until the dump is
+    /// cleared. A power cut between the steps loses only what the policy gave up.
+    ///
+    /// Both copies of the slot get the record: while a dump is captured, and for good if
+    /// that never ends, nothing else protects it, and what the slot held before says that
+    /// the space is free.
     ///
     /// # Errors
-    /// [`VolumeError::Full`], or [`VolumeError::Slot`] when a damaged slot may protect a dump.
-    pub fn plan(&self) -> Result<Plan, VolumeError> {
-        let (mut kept, mut free_slot, mut number) = (Vec::new(), None, 0);
-        for (slot, record) in all_slots().zip(&self.slots) {
-            match record {
-                Err(why) => return Err(VolumeError::Slot { slot, why: *why }),
-                Ok(None) => free_slot = free_slot.or(Some(slot)),
-                Ok(Some(r)) => {
-                    number = number.max(r.number);
-                    if r.state == SlotState::Cleared {
-                        free_slot = free_slot.or(Some(slot));
-                    } else {
-                        kept.push(r.extent());
-                    }
-                }
-            }
+    /// [`VolumeError::Io`], [`VolumeError::Worn`].
+    pub fn begin(&mut self, plan: &Plan, part: &NewPart) -> Result<(), VolumeError> {
+        for slot in &plan.drops {
+            self.update(*slot, |r| r.state = SlotState::Cleared)?;
         }
-        kept.sort_by_key(|e| e.start);
-        let dumps = u32::try_from(kept.len()).unwrap_or(u32::MAX);
-        let end = self.superblock.data_end().0;
-        let mut at = self.superblock.data_start().0;
-        let mut best = at..at;
-        for extent in kept.iter().chain(std::iter::once(&(end..end))) {
-            if extent.start > at && extent.start - at > best.end - best.start {
-                best = at..extent.start;
-            }
-            let next = extent.end.max(at);
-            at = next.next_multiple_of(BLOCK as u64);
-        }
-        let gap = best.end - best.start;
-        let full = VolumeError::Full { dumps, max: self.superblock.max_dumps, gap };
-        match free_slot {
-            Some(slot) if dumps < self.superblock.max_dumps && gap >= MIN_DUMP => {
-                Ok(Plan { slot, number: number + 1, start: ByteOff(best.start), len: gap })
-            }
-            _ => Err(full),
-        }
-    }
-
-    /// Records that a dump is being captured into `plan`. From here on the space
-    /// is taken, until the dump is cleared.
-    ///
-    /// # Errors
-    /// [`VolumeError::Io`].
-    pub fn begin(&mut self, plan: &Plan, dump_id: Id, now: u64) -> Result<(), VolumeError> {
         let generation = match self.slots.get(plan.slot as usize) {
-            Some(Ok(Some(old))) => old.generation + 1,
+            Some(Ok(Some(old))) => next_generation(old)?,
             _ => 1,
         };
         let record = SlotRecord {
             volume_id: self.superblock.volume_id,
-            dump_id,
+            dump_id: part.dump_id,
             generation,
             number: plan.number,
             state: SlotState::Capturing,
@@ -270,15 +219,19 @@ impl<D: BlockDev> Volume<D> {
             start: plan.start,
             reserved_len: plan.len,
             used_len: 0,
-            created: now,
+            created: part.now,
+            part: part.part,
+            base: part.base,
+            next_volume: [0; 16],
         };
-        self.store(plan.slot, record)
+        self.store(plan.slot, record)?;
+        self.update(plan.slot, |_| {})
     }
 
     /// Changes the record of a slot that holds a dump.
     ///
     /// # Errors
-    /// [`VolumeError::NoDump`], [`VolumeError::Io`].
+    /// [`VolumeError::NoDump`], [`VolumeError::Io`], [`VolumeError::Worn`].
     pub fn update(
         &mut self,
         slot: u32,
@@ -289,7 +242,7 @@ impl<D: BlockDev> Volume<D> {
         };
         let mut record = *old;
         change(&mut record);
-        record.generation = old.generation + 1;
+        record.generation = next_generation(old)?;
         self.store(slot, record)
     }
 
@@ -304,6 +257,12 @@ impl<D: BlockDev> Volume<D> {
         }
         Ok(())
     }
+}
+
+/// The generation of a slot's next write. None is left only in a forged slot: a write
+/// with a lower one would be lost behind it.
+fn next_generation(old: &SlotRecord) -> Result<u64, VolumeError> {
+    old.generation.checked_add(1).ok_or(VolumeError::Worn)
 }
 
 fn read_super<D: BlockDev>(

@@ -1,9 +1,9 @@
-//! Writing one dump: frames into large aligned writes, then the commit record.
+//! Writing one extent: bytes into large aligned writes.
 
 use std::io;
 
+use lifeboat_format::BLOCK;
 use lifeboat_format::commit::IoMode;
-use lifeboat_format::{BLOCK, ByteOff, CommitRecord};
 use lifeboat_sys::{QueueMode, WriteQueue};
 
 /// Where a dump's bytes go: buffers to fill and submit in order of offset.
@@ -31,6 +31,12 @@ pub trait Output {
     fn mode(&self) -> IoMode;
     /// Write requests so far.
     fn requests(&self) -> u64;
+    /// After a failure: every buffer whose bytes are not known to be on the device, or
+    /// lie behind such a one, as (byte offset on the device, bytes), in order of offset
+    /// and without gaps.
+    fn salvage(&self, each: &mut dyn FnMut(u64, &[u8]));
+    /// Gives up on the device without waiting for it.
+    fn abandon(self);
 }
 
 impl Output for WriteQueue {
@@ -59,15 +65,21 @@ impl Output for WriteQueue {
     fn requests(&self) -> u64 {
         self.requests()
     }
+    fn salvage(&self, each: &mut dyn FnMut(u64, &[u8])) {
+        self.salvage(each);
+    }
+    fn abandon(self) {
+        self.abandon();
+    }
 }
 
-/// Appends the bytes of one dump to its extent.
+/// Appends bytes to an extent.
 #[derive(Debug)]
-pub struct DumpWriter<O> {
+pub struct ExtentWriter<O> {
     out: O,
-    /// Where the dump starts on the device, in bytes.
+    /// Where the extent starts on the device, in bytes.
     base: u64,
-    /// Bytes that the dump may take.
+    /// Bytes that it may take.
     limit: u64,
     /// Bytes appended so far.
     pos: u64,
@@ -75,17 +87,45 @@ pub struct DumpWriter<O> {
     current: Option<(usize, usize)>,
 }
 
-impl<O: Output> DumpWriter<O> {
-    /// A writer of a dump of at most `limit` bytes at byte `base` of `out`'s device.
+impl<O: Output> ExtentWriter<O> {
+    /// A writer of at most `limit` bytes at byte `base` of `out`'s device; both are
+    /// multiples of 4096.
     #[must_use]
     pub fn new(out: O, base: u64, limit: u64) -> Self {
         Self { out, base, limit, pos: 0, current: None }
     }
 
-    /// Bytes appended so far: the offset in the dump of what comes next.
+    /// Bytes appended so far, those that a failed write held included.
     #[must_use]
-    pub fn position(&self) -> ByteOff {
-        ByteOff(self.pos)
+    pub fn position(&self) -> u64 {
+        self.pos
+    }
+
+    /// Goes on at another extent of the same device. What was appended must be flushed.
+    pub fn restart(&mut self, base: u64, limit: u64) {
+        (self.base, self.limit, self.pos, self.current) = (base, limit, 0, None);
+    }
+
+    /// After a failure: gives all bytes that are not known to be on the device, as
+    /// (offset in the extent, bytes), in order and without gaps up to the position.
+    pub fn salvage(&mut self, mut each: impl FnMut(u64, &[u8])) {
+        let (base, pos) = (self.base, self.pos);
+        let behind = self.current.map_or(0, |(_, filled)| filled as u64);
+        // A block that was written by a checkpoint may reach behind what was appended.
+        let end = pos - behind;
+        self.out.salvage(&mut |at, bytes| {
+            let Some(at) = at.checked_sub(base).filter(|at| *at < end) else { return };
+            let len = usize::try_from(end - at).map_or(bytes.len(), |n| n.min(bytes.len()));
+            each(at, bytes.get(..len).unwrap_or_default());
+        });
+        if let Some((index, filled)) = self.current {
+            each(end, self.out.bytes(index).get(..filled).unwrap_or_default());
+        }
+    }
+
+    /// Gives up on the device.
+    pub fn abandon(self) {
+        self.out.abandon();
     }
 
     /// Bytes that are left.
@@ -130,7 +170,7 @@ impl<O: Output> DumpWriter<O> {
     /// Appends zeros up to a multiple of `to` (at most 4096).
     ///
     /// # Errors
-    /// As [`DumpWriter::append`].
+    /// As [`ExtentWriter::append`].
     pub fn pad_to(&mut self, to: usize) -> io::Result<()> {
         const ZEROS: [u8; BLOCK] = [0; BLOCK];
         let over = usize::try_from(self.pos % to as u64).unwrap_or(0);
@@ -139,7 +179,10 @@ impl<O: Output> DumpWriter<O> {
     }
 
     fn submit_current(&mut self) -> io::Result<()> {
-        if let Some((index, filled)) = self.current.take() {
+        // Behind a checkpoint a buffer may be at hand and empty.
+        if let Some((index, filled)) = self.current.take()
+            && filled > 0
+        {
             self.out.submit(index, filled, self.base + self.pos - filled as u64)?;
         }
         Ok(())
@@ -149,9 +192,11 @@ impl<O: Output> DumpWriter<O> {
     /// written with zeros behind its contents, and again when more has come.
     ///
     /// # Errors
-    /// As [`DumpWriter::append`].
+    /// As [`ExtentWriter::append`].
     pub fn checkpoint(&mut self) -> io::Result<()> {
-        let Some((index, filled)) = self.current.take() else { return self.out.flush() };
+        let Some((index, filled)) = self.current.take().filter(|(_, filled)| *filled > 0) else {
+            return self.out.flush();
+        };
         let tail = filled % BLOCK;
         let mut last = [0u8; BLOCK];
         let bytes = self.out.bytes(index);
@@ -167,33 +212,25 @@ impl<O: Output> DumpWriter<O> {
         let at = self.base + self.pos - filled as u64;
         self.out.submit(index, end, at)?;
         // The same block is written again later: that write must come behind this one.
-        self.out.flush()?;
-        let next = self.out.take()?;
-        if let (Some(to), Some(from)) = (self.out.bytes(next).get_mut(..tail), last.get(..tail)) {
-            to.copy_from_slice(from);
+        let flushed = self.out.flush();
+        // Also when the flush failed, so that the tail can be salvaged.
+        if let Ok(next) = self.out.take() {
+            let space = self.out.bytes(next).get_mut(..tail);
+            if let (Some(to), Some(from)) = (space, last.get(..tail)) {
+                to.copy_from_slice(from);
+            }
+            self.current = Some((next, tail));
         }
-        self.current = Some((next, tail));
-        Ok(())
+        flushed
     }
 
     /// Pads to a block, writes out what is buffered and makes it durable.
     ///
     /// # Errors
-    /// As [`DumpWriter::append`].
+    /// As [`ExtentWriter::append`].
     pub fn flush(&mut self) -> io::Result<()> {
         self.pad_to(BLOCK)?;
         self.submit_current()?;
         self.out.flush()
-    }
-
-    /// Writes the commit record behind all else, which must be durable already
-    /// (this flushes first), and makes it durable.
-    ///
-    /// # Errors
-    /// As [`DumpWriter::append`].
-    pub fn commit(&mut self, record: &CommitRecord) -> io::Result<()> {
-        self.flush()?;
-        self.append(&record.encode())?;
-        self.flush()
     }
 }

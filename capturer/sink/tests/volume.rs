@@ -13,10 +13,15 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use lifeboat_format::{BLOCK, SlotState};
-use lifeboat_sink::{FileDev, MIN_DUMP, Placement, Volume, VolumeError};
+use lifeboat_format::bootcfg::Policy;
+use lifeboat_format::{BLOCK, Id, SlotState};
+use lifeboat_sink::{FileDev, MIN_DUMP, NewPart, Placement, Volume, VolumeError};
 
 const LEN: u64 = 64 << 20;
+
+fn part(dump_id: Id, now: u64) -> NewPart {
+    NewPart { dump_id, part: 0, base: 0, now }
+}
 
 fn open(file: &File, start: u64, len: u64) -> Result<Volume<FileDev>, VolumeError> {
     let dev = FileDev::new(file.try_clone().unwrap(), 0, len);
@@ -40,7 +45,7 @@ fn a_fresh_volume_passes_its_guard_and_holds_nothing() {
     let again = open(&file, 1 << 20, LEN + 512).unwrap();
     again.guard().unwrap();
     assert_eq!(again.superblock().part_len, LEN);
-    let plan = again.plan().unwrap();
+    let plan = again.plan(Policy::KeepFirst).unwrap();
     assert_eq!((plan.slot, plan.number, plan.start.0, plan.len), (0, 1, 1 << 20, LEN - (2 << 20)));
 }
 
@@ -101,8 +106,8 @@ fn a_foreign_byte_in_the_edges_is_found() {
 #[test]
 fn a_lost_primary_superblock_is_read_from_its_copy_but_never_written_by() {
     let (file, mut volume) = format(LEN, 4);
-    let plan = volume.plan().unwrap();
-    volume.begin(&plan, [1; 16], 9).unwrap();
+    let plan = volume.plan(Policy::KeepFirst).unwrap();
+    volume.begin(&plan, &part([1; 16], 9)).unwrap();
     file.write_all_at(&[0; BLOCK], 0).unwrap();
     let volume = open(&file, 1 << 20, LEN).unwrap();
     assert_eq!(volume.dumps().len(), 1);
@@ -114,15 +119,15 @@ fn dumps_follow_each_other_and_none_is_overwritten() {
     let (file, mut volume) = format(LEN, 3);
     let mut extents = Vec::new();
     for n in 1..=3u64 {
-        let plan = volume.plan().unwrap();
+        let plan = volume.plan(Policy::KeepFirst).unwrap();
         assert_eq!(plan.number, n);
         for old in &extents {
             let old: &std::ops::Range<u64> = old;
             assert!(plan.start.0 >= old.end || plan.start.0 + plan.len <= old.start);
         }
-        volume.begin(&plan, [n as u8; 16], n).unwrap();
+        volume.begin(&plan, &part([n as u8; 16], n)).unwrap();
         // While it captures, all of the gap is taken.
-        assert!(matches!(volume.plan(), Err(VolumeError::Full { .. })));
+        assert!(matches!(volume.plan(Policy::KeepFirst), Err(VolumeError::Full { .. })));
         let used = 5 << 20;
         volume
             .update(plan.slot, |r| {
@@ -132,12 +137,15 @@ fn dumps_follow_each_other_and_none_is_overwritten() {
             .unwrap();
         extents.push(plan.start.0..plan.start.0 + used);
     }
-    assert!(matches!(volume.plan(), Err(VolumeError::Full { dumps: 3, max: 3, .. })));
+    assert!(matches!(
+        volume.plan(Policy::KeepFirst),
+        Err(VolumeError::Full { dumps: 3, max: 3, .. })
+    ));
     let mut again = open(&file, 1 << 20, LEN).unwrap();
     assert_eq!(again.dumps().iter().map(|(_, r)| r.number).collect::<Vec<_>>(), [1, 2, 3]);
     let (slot, _) = again.dumps()[1];
     again.update(slot, |r| r.state = SlotState::Cleared).unwrap();
-    let plan = again.plan().unwrap();
+    let plan = again.plan(Policy::KeepFirst).unwrap();
     assert_eq!((plan.slot, plan.number), (slot, 4));
     assert!(plan.start.0 >= extents[2].end, "the largest gap is behind the last");
 }
@@ -145,28 +153,30 @@ fn dumps_follow_each_other_and_none_is_overwritten() {
 #[test]
 fn a_damaged_slot_stops_new_dumps() {
     let (file, mut volume) = format(LEN, 3);
-    let plan = volume.plan().unwrap();
-    volume.begin(&plan, [1; 16], 1).unwrap();
+    let plan = volume.plan(Policy::KeepFirst).unwrap();
+    volume.begin(&plan, &part([1; 16], 1)).unwrap();
     for copy in 0..2 {
         file.write_all_at(&[0xee; 64], (128 << 10) + copy * 4096).unwrap();
     }
     let volume = open(&file, 1 << 20, LEN).unwrap();
     volume.guard().unwrap();
-    assert!(matches!(volume.plan(), Err(VolumeError::Slot { slot: 0, .. })));
+    assert!(matches!(volume.plan(Policy::KeepFirst), Err(VolumeError::Slot { slot: 0, .. })));
 }
 
 #[test]
 fn a_volume_with_too_little_room_is_full() {
     let (_, mut volume) = format(16 << 20, 64);
-    let plan = volume.plan().unwrap();
-    volume.begin(&plan, [1; 16], 1).unwrap();
+    let plan = volume.plan(Policy::KeepFirst).unwrap();
+    volume.begin(&plan, &part([1; 16], 1)).unwrap();
     volume
         .update(plan.slot, |r| {
             r.state = SlotState::Partial;
             r.used_len = plan.len - MIN_DUMP + BLOCK as u64;
         })
         .unwrap();
-    assert!(matches!(volume.plan(), Err(VolumeError::Full { gap, .. }) if gap < MIN_DUMP));
+    assert!(
+        matches!(volume.plan(Policy::KeepFirst), Err(VolumeError::Full { gap, .. }) if gap < MIN_DUMP)
+    );
 }
 
 #[test]

@@ -1,0 +1,388 @@
+//! One dump over any number of extents: further gaps of its volume, dumps that the
+//! volume's policy gives up, and the next targets when one is full or fails.
+//!
+//! The dump has logical offsets that are continuous over its parts (see
+//! [`lifeboat_format::part`]). When a device fails, everything that is not known to
+//! be on it is still in memory and is written to the next one, so a failing disk
+//! costs nothing but what it had acknowledged and cannot give back.
+
+use std::io;
+
+use lifeboat_format::bootcfg::Policy;
+use lifeboat_format::commit::IoMode;
+use lifeboat_format::header::HEADER_LEN;
+use lifeboat_format::{BLOCK, Id, SlotState};
+
+use crate::targets::{MAX_PARTS, Part, Targets};
+use crate::{BlockDev, ExtentWriter, MIN_DUMP, MIN_PART, Output, Plan, Volume, VolumeError};
+
+/// What the chain needs of its surroundings.
+pub trait Host {
+    /// How a target's writes are made.
+    type Out: Output;
+    /// A queue of writes to target `target`; it addresses the volume's bytes.
+    ///
+    /// # Errors
+    /// The device's.
+    fn queue(&mut self, target: usize) -> io::Result<Self::Out>;
+    /// Something that an operator wants to know.
+    fn tell(&mut self, event: Event);
+}
+
+/// What happened to a dump on its way.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// Old dumps of a target were dropped by its policy.
+    Dropped {
+        /// Which target.
+        target: usize,
+        /// Slots that were cleared.
+        slots: Vec<u32>,
+    },
+    /// Room for a further part was set aside.
+    More {
+        /// Which target.
+        target: usize,
+        /// Bytes.
+        len: u64,
+    },
+    /// A target gives no more room.
+    NoRoom {
+        /// Which target.
+        target: usize,
+        /// Why.
+        why: VolumeError,
+    },
+    /// A target failed.
+    Failed {
+        /// Which target.
+        target: usize,
+        /// Logical offset in the dump up to which it has the bytes.
+        at: u64,
+        /// Its error.
+        why: io::Error,
+    },
+    /// A slot could not be brought up to date; the dump itself says the same.
+    Slot {
+        /// Which target.
+        target: usize,
+        /// Why.
+        why: VolumeError,
+    },
+}
+
+/// A target that passed its guard.
+#[derive(Debug)]
+pub struct Candidate<D> {
+    /// The volume.
+    pub volume: Volume<D>,
+    /// It failed, or was found to have no room: not asked again.
+    pub spent: bool,
+}
+
+/// What a dump begins with and every part repeats.
+pub struct Head {
+    /// The dump.
+    pub dump_id: Id,
+    /// Header and key area.
+    pub bytes: Box<[u8; HEADER_LEN]>,
+    /// Seconds since 1970.
+    pub now: u64,
+}
+
+/// Writes one dump.
+pub struct Chain<D, H: Host> {
+    targets: Targets<D, H>,
+    parts: Vec<Part>,
+    /// The next part: its slot is taken, its head not yet written.
+    pending: Option<Part>,
+    writer: ExtentWriter<H::Out>,
+    /// Requests to targets that were left.
+    requests: u64,
+    moved: bool,
+}
+
+impl<D: BlockDev, H: Host> Chain<D, H> {
+    /// Begins a dump on target `first`, into `plan`, or on another target if that one
+    /// fails already now. A slot is taken; nothing of the dump itself is written.
+    ///
+    /// # Errors
+    /// [`VolumeError`] of the first target, when no other takes the dump.
+    pub fn begin(
+        host: H,
+        targets: Vec<Candidate<D>>,
+        first: usize,
+        plan: &Plan,
+        policy: Policy,
+        head: Head,
+    ) -> Result<Self, VolumeError> {
+        let mut targets = Targets::new(host, head, policy, targets);
+        let (part, out) = targets.begin(first, plan, MIN_DUMP)?;
+        let writer = ExtentWriter::new(out, part.start, part.limit);
+        let mut parts = Vec::with_capacity(MAX_PARTS);
+        parts.push(part);
+        Ok(Self { targets, parts, pending: None, writer, requests: 0, moved: false })
+    }
+
+    fn current(&self) -> Option<&Part> {
+        self.parts.last()
+    }
+
+    fn base(&self) -> u64 {
+        self.current().map_or(0, |p| p.base)
+    }
+
+    /// Logical offset of what comes next.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.base() + self.writer.position()
+    }
+
+    /// Bytes that are left, those of a part that is set aside included.
+    #[must_use]
+    pub fn remaining(&self) -> u64 {
+        self.writer.remaining() + self.pending.map_or(0, |p| p.limit)
+    }
+
+    /// Number of the part that is written now.
+    #[must_use]
+    pub fn part(&self) -> u8 {
+        self.current().map_or(0, |p| u8::try_from(p.number).unwrap_or(u8::MAX))
+    }
+
+    /// Whether the dump went on to another volume since the last call.
+    pub fn moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// How writes are made, and how many there were.
+    #[must_use]
+    pub fn io(&self) -> (IoMode, u64) {
+        let (mode, now) = self.writer.io();
+        (mode, self.requests + now)
+    }
+
+    /// The targets.
+    #[must_use]
+    pub fn targets(&self) -> &[Candidate<D>] {
+        &self.targets.list
+    }
+
+    /// The surroundings.
+    #[must_use]
+    pub fn host(&self) -> &H {
+        &self.targets.host
+    }
+
+    /// Sets a further part aside so that at least `need` bytes are left. Gives
+    /// whether there are.
+    pub fn more(&mut self, need: u64) -> bool {
+        if self.pending.is_none() && self.remaining() < need {
+            let from = self.current().map_or(0, |p| p.target);
+            let base = self.base() + self.current().map_or(0, |p| p.limit);
+            self.pending = self.targets.set_aside(from, base, need - self.remaining());
+        }
+        self.remaining() >= need
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// `StorageFull` when they would pass what is left and no target has more (nothing is
+    /// then written), or the error of the last device that failed.
+    pub fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        if !self.more(bytes.len() as u64) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        while !bytes.is_empty() {
+            if self.writer.remaining() == 0 {
+                self.go_on()?;
+                continue;
+            }
+            let room = usize::try_from(self.writer.remaining()).unwrap_or(usize::MAX);
+            let before = self.position();
+            let part = bytes.get(..room.min(bytes.len())).unwrap_or(bytes);
+            if let Err(why) = self.writer.append(part) {
+                self.fail_over(why)?;
+            }
+            // What a failed write held counts as appended: it was salvaged.
+            let taken = usize::try_from(self.position() - before).unwrap_or(0);
+            bytes = bytes.get(taken..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Appends zeros up to a multiple of `to` (at most 4096).
+    ///
+    /// # Errors
+    /// As [`Chain::append`].
+    pub fn pad_to(&mut self, to: usize) -> io::Result<()> {
+        const ZEROS: [u8; BLOCK] = [0; BLOCK];
+        let over = usize::try_from(self.position() % to as u64).unwrap_or(0);
+        let need = if over == 0 { 0 } else { to - over };
+        self.append(ZEROS.get(..need).unwrap_or_default())
+    }
+
+    /// Runs `step` on the extent, on the next device after each failure.
+    fn persist(
+        &mut self,
+        step: impl Fn(&mut ExtentWriter<H::Out>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        while let Err(why) = step(&mut self.writer) {
+            self.fail_over(why)?;
+        }
+        Ok(())
+    }
+
+    /// Makes durable what was appended so far.
+    ///
+    /// # Errors
+    /// As [`Chain::append`].
+    pub fn checkpoint(&mut self) -> io::Result<()> {
+        self.persist(ExtentWriter::checkpoint)
+    }
+
+    /// Pads to a block and makes everything durable.
+    ///
+    /// # Errors
+    /// As [`Chain::append`].
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.pad_to(BLOCK)?;
+        self.persist(ExtentWriter::flush)
+    }
+
+    /// Leaves a full extent for the one that is set aside. A target that fails here is
+    /// left out; the caller tries again until there is room or none is left.
+    fn go_on(&mut self) -> io::Result<()> {
+        if let Err(why) = self.writer.flush() {
+            return self.fail_over(why);
+        }
+        // A failure may have used up what was set aside.
+        if !self.more(1) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let (Some(next), Some(left)) = (self.pending.take(), self.parts.last_mut()) else {
+            return Err(io::ErrorKind::StorageFull.into());
+        };
+        left.used = self.writer.position();
+        let left = *left;
+        let entered = if next.target == left.target {
+            self.targets.write_head(&next).map(|()| None)
+        } else {
+            self.targets.enter(&next).map(Some)
+        };
+        let out = match entered {
+            Ok(out) => out,
+            Err(why) => {
+                self.targets.spend(next.target, next.base, why);
+                return Ok(());
+            }
+        };
+        self.targets.note_continued(&left, next.target);
+        match out {
+            None => self.writer.restart(next.start, next.limit),
+            Some(out) => {
+                self.leave_for(ExtentWriter::new(out, next.start, next.limit));
+                self.moved = true;
+            }
+        }
+        self.parts.push(next);
+        Ok(())
+    }
+
+    fn leave_for(&mut self, next: ExtentWriter<H::Out>) {
+        self.requests += self.writer.io().1;
+        std::mem::replace(&mut self.writer, next).abandon();
+    }
+
+    /// Leaves a device that failed; what it may not have goes to the next one.
+    fn fail_over(&mut self, why: io::Error) -> io::Result<()> {
+        let Some(failed) = self.current().copied() else { return Err(why) };
+        let mut keep = self.writer.position();
+        self.writer.salvage(|at, _| keep = keep.min(at));
+        let keep = keep - keep % BLOCK as u64;
+        let base = failed.base + keep;
+        // For what is salvaged, the rest of the frame and the dump's end.
+        let need = self.writer.position() - keep + MIN_PART;
+        let text = why.to_string();
+        let kind = why.kind();
+        self.targets.spend(failed.target, base, why);
+        loop {
+            let fits = |p: &Part| p.target != failed.target && p.limit >= need;
+            let next = match self.pending.take() {
+                Some(pending) if fits(&pending) => Some(pending),
+                unfit => {
+                    if let Some(pending) = unfit.filter(|p| p.target != failed.target) {
+                        self.targets.give_back(&pending);
+                    }
+                    self.targets.set_aside(failed.target, base, need)
+                }
+            };
+            let Some(next) = next.map(|n| Part { base, ..n }) else {
+                return Err(io::Error::new(kind, text));
+            };
+            match self.replay(&next) {
+                Ok(writer) => {
+                    self.leave_for(writer);
+                    if let Some(part) = self.parts.last_mut() {
+                        (part.used, part.failed) = (keep, true);
+                    }
+                    self.parts.push(next);
+                    self.moved = true;
+                    return Ok(());
+                }
+                Err(again) => self.targets.spend(next.target, base, again),
+            }
+        }
+    }
+
+    /// Enters `next` and writes what the failed device may not have.
+    fn replay(&mut self, next: &Part) -> io::Result<ExtentWriter<H::Out>> {
+        let out = self.targets.enter(next)?;
+        let mut writer = ExtentWriter::new(out, next.start, next.limit);
+        let base = self.base();
+        let mut done = Ok(());
+        self.writer.salvage(|at, bytes| {
+            // Nothing twice: the first may begin before the last whole block that is kept.
+            let have = next.base + writer.position();
+            let from = usize::try_from(have.saturating_sub(base + at)).unwrap_or(usize::MAX);
+            if done.is_ok() {
+                done = writer.append(bytes.get(from..).unwrap_or_default());
+            }
+        });
+        done?;
+        if next.base + writer.position() != self.position() {
+            // Every chunk names its offset: behind a gap none could be read.
+            return Err(io::Error::other("bytes that were not yet written are gone"));
+        }
+        Ok(writer)
+    }
+
+    /// Brings all slots up to date, once the commit record is durable: the dump is
+    /// whole already, and says so itself.
+    ///
+    /// # Errors
+    /// Of the last part's slot.
+    pub fn close(&mut self, state: SlotState) -> Result<(), VolumeError> {
+        let used = self.writer.position();
+        let parts = std::mem::take(&mut self.parts);
+        let Some((last, before)) = parts.split_last() else { return Ok(()) };
+        let mut result = Ok(());
+        if let Some(candidate) = self.targets.list.get_mut(last.target) {
+            result = candidate.volume.update(last.slot, |r| {
+                r.state = state;
+                r.used_len = last.head + used;
+            });
+        }
+        if let Some(unused) = self.pending.take() {
+            self.targets.give_back(&unused);
+        }
+        // A device that failed may fail again, or hang: it comes last.
+        for (at, part) in before.iter().enumerate().filter(|(_, p)| p.failed) {
+            let next = parts.get(at + 1).map_or(last.target, |p| p.target);
+            self.targets.note_continued(part, next);
+        }
+        result
+    }
+}
