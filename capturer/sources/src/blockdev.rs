@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use lifeboat_format::bootcfg::Selector;
+use lifeboat_format::{BLOCK, Superblock};
 use rustix::fs::OFlags;
 
 use crate::gpt::{self, Table};
@@ -224,11 +225,33 @@ fn is_match(block: &Block, selector: &Selector) -> bool {
         Selector::PartType(v) => block.parttype.as_deref() == Some(v),
         Selector::Label(v) => !block.has_partitions && swap(&|h| h.label == **v),
         Selector::Uuid(v) => !block.has_partitions && swap(&|h| h.uuid == **v),
+        Selector::Volume(v) => !block.has_partitions && is_volume(block, v),
         Selector::Path(v) => {
             let path = Path::new(&**v);
             block.path == path || fs::canonicalize(path).is_ok_and(|real| block.path == real)
         }
     }
+}
+
+/// Whether a block device begins with a superblock of the volume that `id` names, or
+/// ends with its copy: that such a volume is refused later is told, and one that is
+/// not found would only be missing.
+fn is_volume(block: &Block, id: &str) -> bool {
+    let Ok(mut reader) = DiskReader::open(&block.path) else { return false };
+    let ends = [0, Superblock::backup_at(block.len - block.len % BLOCK as u64).0];
+    ends.into_iter().any(|at| {
+        let mut bytes = [0u8; BLOCK];
+        reader.read_at(at, &mut bytes).is_ok()
+            && Superblock::decode(&bytes).is_ok_and(|sb| {
+                let (pairs, rest) = id.as_bytes().as_chunks::<2>();
+                rest.is_empty()
+                    && pairs.len() == sb.volume_id.len()
+                    && pairs
+                        .iter()
+                        .zip(sb.volume_id)
+                        .all(|(p, b)| format!("{b:02x}").as_bytes() == p)
+            })
+    })
 }
 
 /// Opens a device or file read-only, with `O_DIRECT` where that is possible; whether

@@ -10,6 +10,7 @@
 //! | [`elfcorehdr`] | ELF core headers and notes, of kexec and of `/proc/vmcore` |
 //! | [`vmcoreinfo`] | the `KEY=value` text that a kernel leaves for its debugger |
 //! | [`paging`] | x86-64 page tables of the dead kernel |
+//! | [`worth`] | its `struct page`s: which page is the kernel's, a process's, cache, free |
 //! | [`kmsg`] | its log, rendered as text |
 //! | [`memory`] | [`memory::OldMemory`], the trait of both memory sources |
 //! | [`oldmem`], [`vmcore`] | `/dev/oldmem`; `/proc/vmcore` and vmcore files |
@@ -36,6 +37,7 @@ pub mod paging;
 pub mod swap;
 pub mod vmcore;
 pub mod vmcoreinfo;
+pub mod worth;
 
 pub use memory::{AnyMemory, MemoryReader, OldMemory, OpenError, SourceKind, open_auto};
 pub use pages::ReadError;

@@ -339,6 +339,12 @@ impl PhysRead for MemoryReader {
     }
 }
 
+impl<M: PhysRead + ?Sized> PhysRead for &mut M {
+    fn read_phys(&mut self, addr: PhysAddr, buf: &mut [u8]) -> Result<(), Unreadable> {
+        (**self).read_phys(addr, buf)
+    }
+}
+
 /// What a source knows once it is open; shared by both.
 #[derive(Debug)]
 pub(crate) struct Common {

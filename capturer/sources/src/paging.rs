@@ -101,6 +101,19 @@ impl AddressSpace {
         memory: &mut (impl PhysRead + ?Sized),
         addr: u64,
     ) -> Result<PhysAddr, PagingError> {
+        self.translate_run(memory, addr).map(|(phys, _)| phys)
+    }
+
+    /// As [`AddressSpace::translate`], and for how many bytes from `addr` on, up to the
+    /// end of the page that maps it (4 KiB, 2 MiB or 1 GiB), physical memory goes on.
+    ///
+    /// # Errors
+    /// [`PagingError`].
+    pub fn translate_run(
+        &self,
+        memory: &mut (impl PhysRead + ?Sized),
+        addr: u64,
+    ) -> Result<(PhysAddr, u64), PagingError> {
         let unused = 64 - (12 + 9 * self.levels);
         let extended = ((addr << unused).cast_signed() >> unused).cast_unsigned();
         if extended != addr {
@@ -124,7 +137,8 @@ impl AddressSpace {
             let inside = (1u64 << shift) - 1;
             if level == 1 || large {
                 // In a large entry, bit 12 is PAT and the bits up to `shift` are no address.
-                return Ok(PhysAddr((entry & self.entry_mask & !inside) | (addr & inside)));
+                let phys = PhysAddr((entry & self.entry_mask & !inside) | (addr & inside));
+                return Ok((phys, (1 << shift) - (addr & inside)));
             }
             table = entry & self.entry_mask;
             level -= 1;
@@ -301,6 +315,10 @@ pub(crate) mod tests {
         let space = AddressSpace { top: 0x1000, levels: 4, entry_mask: ENTRY_ADDR };
         assert_eq!(space.translate(&mut ram, 0x1234_5678), Ok(PhysAddr(0x1_d234_5678)));
         assert_eq!(space.translate(&mut ram, 0x4045_6789), Ok(PhysAddr(0x1225_6789)));
+        // How far each goes on: to the end of its page.
+        let far = space.translate_run(&mut ram, 0x1234_5678).unwrap().1;
+        assert_eq!(far, (1 << 30) - 0x1234_5678);
+        assert_eq!(space.translate_run(&mut ram, 0x4045_6789).unwrap().1, 0x20_0000 - 0x5_6789);
         // The large bit is reserved in the top level.
         ram.put(0x1008, &0x2083u64.to_le_bytes());
         assert!(space.translate(&mut ram, 1 << 39).is_err());

@@ -1,0 +1,184 @@
+//! Checks that a `struct page` is laid out as VMCOREINFO says, against what is known
+//! of any running kernel: its text is reserved and its tables are its own, the heads
+//! of the free lists are free blocks of that order, and a sample over all memory says
+//! nothing that cannot be.
+
+use lifeboat_format::{PAGE, Pfn};
+
+use crate::bytes::{le32, le64};
+use crate::memory::PhysRead;
+use crate::vmcoreinfo::VmcoreInfo;
+
+use super::class::{Class, Seen};
+use super::layout::MAX_SIZE;
+use super::reader::{BLOCK, WorthReader};
+use super::{Worth, WorthError, lists};
+
+/// Pages of the kernel's text that are looked at, and every how many.
+const TEXT_PAGES: u64 = 64;
+const TEXT_STEP: u64 = 4;
+/// Page flags among which `PG_reserved` is (bit 10 to 14 so far), and none of what is
+/// above the flags: node, zone and, from bit 30 on, the last CPU (`page-flags-layout.h`).
+const FLAGS: u64 = 0x00ff_ffff;
+
+/// What the checks saw.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// `struct page`s in the sample over all of memory.
+    pub pages: u64,
+    /// Of these, how many said what cannot be.
+    pub doubts: u64,
+    /// Free blocks that were found by the allocator's own lists and are such by their
+    /// `struct page`. With none, free pages are not told from the kernel's.
+    pub lists: u64,
+}
+
+pub(super) fn all(
+    worth: &Worth,
+    info: &VmcoreInfo<'_>,
+    memory: &mut impl PhysRead,
+    sections: &[u64],
+) -> Result<Checked, WorthError> {
+    let lists = lists::follow(worth, info, memory)?;
+    let mut reader = WorthReader::new(worth, &mut *memory);
+    let (pages, doubts) = sample(worth, &mut reader, sections)?;
+    drop(reader);
+    own_tables(worth, info, memory)?;
+    Ok(Checked { pages, doubts, lists })
+}
+
+/// One block out of each section of the sample, not always at the same place in it.
+/// One page in a hundred may be odd: a section need not be memory to its end.
+fn sample<R: PhysRead>(
+    worth: &Worth,
+    reader: &mut WorthReader<'_, R>,
+    sections: &[u64],
+) -> Result<(u64, u64), WorthError> {
+    let mut classes = [Class::Kernel; BLOCK];
+    let blocks = (1u64 << worth.sections.shift) / BLOCK as u64;
+    let mut pages = 0;
+    for (n, section) in (0u64..).zip(sections) {
+        let block = (n * 7) % blocks;
+        let first = (section << worth.sections.shift) + block * BLOCK as u64;
+        reader.classes(Pfn(first), &mut classes);
+        pages += BLOCK as u64;
+    }
+    let doubts = reader.doubts();
+    if doubts > pages / 100 {
+        return Err(WorthError::Nonsense { what: "struct pages", bad: doubts, of: pages });
+    }
+    Ok((pages, doubts))
+}
+
+/// A page's `struct page`, by the kernel's own page tables.
+pub(super) fn struct_page<'b>(
+    worth: &Worth,
+    memory: &mut impl PhysRead,
+    pfn: u64,
+    what: &'static str,
+    buf: &'b mut [u8; MAX_SIZE],
+) -> Result<&'b [u8], WorthError> {
+    let size = worth.layout.size;
+    let odd = WorthError::NotKernel { what, pfn };
+    let mut at = worth.sections.page_addr(pfn, size).ok_or(odd)?;
+    let buf = buf.get_mut(..size).ok_or(odd)?;
+    let mut rest = &mut *buf;
+    while !rest.is_empty() {
+        let (phys, left) = worth
+            .space
+            .translate_run(memory, at)
+            .map_err(|source| WorthError::Paging { what, source })?;
+        let count = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+        let (now, later) = rest.split_at_mut(count);
+        memory.read_phys(phys, now).map_err(|source| WorthError::Memory { what, source })?;
+        rest = later;
+        at = at.checked_add(count as u64).ok_or(odd)?;
+    }
+    Ok(buf)
+}
+
+/// The pages of the kernel's text: in use, mapped by nobody, nobody's cache, and all
+/// with the same one flag, `PG_reserved` (`reserve_bootmem_region()`, `mm/mm_init.c`). Gives that flag.
+pub(super) fn text(
+    worth: &Worth,
+    info: &VmcoreInfo<'_>,
+    memory: &mut impl PhysRead,
+) -> Result<u64, WorthError> {
+    let what = "the kernel's text";
+    let start = info.symbol("_stext").ok_or(WorthError::Missing("SYMBOL(_stext)"))?;
+    let mut common = FLAGS;
+    let mut last = 0;
+    for n in 0..TEXT_PAGES {
+        let odd = WorthError::Odd { what: "SYMBOL(_stext)", value: start };
+        let addr = start.checked_add(n * TEXT_STEP * PAGE as u64).ok_or(odd)?;
+        let phys = worth
+            .space
+            .translate(memory, addr)
+            .map_err(|source| WorthError::Paging { what, source })?;
+        let pfn = phys.pfn().0;
+        let mut buf = [0; MAX_SIZE];
+        let page = struct_page(worth, memory, pfn, what, &mut buf)?;
+        let layout = &worth.layout;
+        let is_kernel = layout.look(page, &[]) == Seen::Own(Class::Kernel)
+            && le64(page, layout.mapping) == Some(0)
+            && le32(page, layout.mapcount) == Some(u32::MAX)
+            && le32(page, layout.refcount).is_some_and(|count| count > 0);
+        let flags = le64(page, layout.flags).unwrap_or_default();
+        if !is_kernel || flags & layout.known_flags() != 0 {
+            return Err(WorthError::NotKernel { what, pfn });
+        }
+        common &= flags;
+        last = pfn;
+    }
+    if common.count_ones() == 1 {
+        Ok(common)
+    } else {
+        Err(WorthError::NotKernel { what, pfn: last })
+    }
+}
+
+/// Pages that the kernel was using when it died: its top page table, its log, the
+/// table of sections, and the `struct page`s themselves.
+fn own_tables(
+    worth: &Worth,
+    info: &VmcoreInfo<'_>,
+    memory: &mut impl PhysRead,
+) -> Result<(), WorthError> {
+    let pages = [
+        ("the top page table", info.symbol("init_top_pgt")),
+        ("the kernel's log", info.symbol("prb")),
+        ("the name of the kernel", info.symbol("init_uts_ns")),
+        ("the table of nodes", info.symbol("node_data")),
+        ("the table of sections", Some(worth.sections.roots)),
+    ];
+    for (what, addr) in pages {
+        // An older kernel may lack one; where it is there, it must be mapped.
+        let Some(addr) = addr else { continue };
+        let phys = worth
+            .space
+            .translate(memory, addr)
+            .map_err(|source| WorthError::Paging { what, source })?;
+        must_be_kernel(worth, memory, phys.pfn().0, what)?;
+        // So must be the page that holds the struct page which says so.
+        let what = "vmemmap";
+        let at = worth.sections.page_addr(phys.pfn().0, worth.layout.size);
+        let at = at.ok_or(WorthError::NotKernel { what, pfn: phys.pfn().0 })?;
+        let phys = worth
+            .space
+            .translate(memory, at)
+            .map_err(|source| WorthError::Paging { what, source })?;
+        must_be_kernel(worth, memory, phys.pfn().0, what)?;
+    }
+    Ok(())
+}
+
+pub(super) fn must_be_kernel(
+    worth: &Worth,
+    memory: &mut impl PhysRead,
+    pfn: u64,
+    what: &'static str,
+) -> Result<(), WorthError> {
+    let mut class = [Class::Free];
+    WorthReader::new(worth, memory).classes(Pfn(pfn), &mut class);
+    if class == [Class::Kernel] { Ok(()) } else { Err(WorthError::NotKernel { what, pfn }) }
+}
