@@ -10,11 +10,11 @@ use lifeboat_format::chunk::{self, INDEX_ENTRY_LEN, INDEX_HEAD_LEN, MAX_INDEX_EN
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, PageCounts, SourceKind};
 use lifeboat_format::header::KEY_AREA_LEN;
 use lifeboat_format::{
-    BLOCK, ByteOff, CHUNK_ALIGN, ChunkHeader, ChunkKind, Codec, CommitRecord, DumpHeader, Id,
-    IndexEntry, IndexHead, Pfn, crc32,
+    BLOCK, ByteOff, CHUNK_ALIGN, ChunkHeader, ChunkKind, Codec, CommitRecord, DumpHeader,
+    FORMAT_VERSION, Id, IndexEntry, IndexHead, Layer, Pfn, crc32,
 };
 
-use crate::{EngineError, FrameSink, Seal};
+use crate::{EngineError, FrameSink, Scratch, Seal};
 
 /// Bytes kept free for the trailer, the last index chunk, the second header and
 /// the commit record, so that a full partition still ends in a valid dump.
@@ -50,6 +50,7 @@ pub(crate) struct Piece {
     pub(crate) kind: ChunkKind,
     pub(crate) codec: Codec,
     pub(crate) device: u16,
+    pub(crate) layer: Layer,
     pub(crate) first: Pfn,
     pub(crate) raw_len: usize,
     pub(crate) counts: PageCounts,
@@ -72,6 +73,11 @@ pub struct Frames<S, C> {
     memory: PageCounts,
     swap: PageCounts,
     reserve: u64,
+    /// Compressed texts that are written again when the dump moves to another device,
+    /// so that what lies there can be read alone.
+    repeat: Vec<(Piece, Vec<u8>)>,
+    /// Where a text to be repeated is sealed; as long as the longest.
+    spare: Vec<u8>,
 }
 
 impl<S: FrameSink, C: Seal> Frames<S, C> {
@@ -91,6 +97,8 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
             memory: PageCounts::default(),
             swap: PageCounts::default(),
             reserve: TAIL_RESERVE,
+            repeat: Vec::new(),
+            spare: Vec::new(),
         }
     }
 
@@ -103,6 +111,20 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
         self.sink.append(&*self.keys).map_err(EngineError::Sink)?;
         self.start_index();
         Ok(())
+    }
+
+    /// Writes a text as [`Frames::text`] does and keeps its compressed form, to write it
+    /// again when the dump moves to another device.
+    ///
+    /// # Errors
+    /// As [`Frames::text`].
+    pub fn lasting_text(
+        &mut self,
+        kind: ChunkKind,
+        bytes: &[u8],
+        scratch: &mut Scratch,
+    ) -> Result<(), EngineError> {
+        self.each_part(kind, bytes, scratch, true)
     }
 
     /// Makes durable what was written so far, so that a capture which dies in its
@@ -126,6 +148,11 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
         &self.sink
     }
 
+    /// The sink, to end it once the dump is finished.
+    pub fn sink_mut(&mut self) -> &mut S {
+        &mut self.sink
+    }
+
     /// Bytes of the dump so far.
     #[must_use]
     pub fn position(&self) -> ByteOff {
@@ -145,7 +172,8 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
         let narrow64 = |n: u64| u32::try_from(n).map_err(|_| EngineError::Seal);
         let stored_len = narrow(payload.len() + tag_len)?;
         let frame = chunk::frame_len(stored_len);
-        if self.sink.remaining() < frame.saturating_add(self.reserve) {
+        let need = frame.saturating_add(self.reserve);
+        if self.sink.remaining() < need && !self.sink.more(need) {
             return Err(EngineError::Full);
         }
         let mut header = ChunkHeader {
@@ -155,6 +183,7 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
             codec: piece.codec,
             cipher: self.seal.cipher(),
             device: piece.device,
+            layer: piece.layer,
             first: piece.first,
             pages: piece.pages,
             raw_len: narrow(piece.raw_len)?,
@@ -166,6 +195,9 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
         };
         let tag =
             self.seal.seal(header.seq, &header.aad(), payload).map_err(|_| EngineError::Seal)?;
+        // Used up, whatever becomes of the write: another worker may come after an error,
+        // and two payloads under one nonce would give both away.
+        self.seq += 1;
         let tag = tag.as_ref().map_or(&[][..], |t| &t[..]);
         header.payload_crc = crc_of(payload, tag);
         let sink = &mut self.sink;
@@ -176,7 +208,6 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
             sink.pad_to(CHUNK_ALIGN)
         })();
         io.map_err(EngineError::Sink)?;
-        self.seq += 1;
         self.count(piece, frame);
         if header.kind != ChunkKind::Index {
             self.index.extend_from_slice(&IndexEntry::of(&header).encode());
@@ -184,7 +215,28 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
                 self.write_index()?;
             }
         }
-        Ok(())
+        if self.sink.moved() { self.write_again() } else { Ok(()) }
+    }
+
+    /// Writes the lasting texts again. That there is no room for them is no failure:
+    /// the first copy may still be there.
+    fn write_again(&mut self) -> Result<(), EngineError> {
+        let repeat = std::mem::take(&mut self.repeat);
+        let mut spare = std::mem::take(&mut self.spare);
+        let mut result = Ok(());
+        for (piece, payload) in &repeat {
+            spare.clear();
+            spare.extend_from_slice(payload);
+            result = self.put(piece, &mut spare);
+            if result.is_err() {
+                break;
+            }
+        }
+        (self.repeat, self.spare) = (repeat, spare);
+        match result {
+            Err(EngineError::Full) => Ok(()),
+            other => other,
+        }
     }
 
     fn count(&mut self, piece: &Piece, frame: u64) {
@@ -218,6 +270,7 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
             kind: ChunkKind::Index,
             codec: Codec::Store,
             device: 0,
+            layer: Layer::Address,
             first: Pfn(self.indexed_from),
             pages: entries as u64,
             raw_len: payload.len(),
@@ -244,7 +297,17 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
         &mut self,
         kind: ChunkKind,
         bytes: &[u8],
-        scratch: &mut crate::worker::Scratch,
+        scratch: &mut Scratch,
+    ) -> Result<(), EngineError> {
+        self.each_part(kind, bytes, scratch, false)
+    }
+
+    fn each_part(
+        &mut self,
+        kind: ChunkKind,
+        bytes: &[u8],
+        scratch: &mut Scratch,
+        lasting: bool,
     ) -> Result<(), EngineError> {
         let mut at = 0u64;
         for part in bytes.chunks(TEXT_PART) {
@@ -253,11 +316,16 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
                 kind,
                 codec,
                 device: 0,
+                layer: Layer::Address,
                 first: Pfn(at),
                 raw_len: part.len(),
                 counts: PageCounts::default(),
                 pages: part.len() as u64,
             };
+            if lasting {
+                self.repeat.push((piece, payload.to_vec()));
+                self.spare.reserve(payload.len());
+            }
             self.put(&piece, payload)?;
             at += part.len() as u64;
         }
@@ -275,11 +343,15 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
         let header_copy = self.sink.position();
         self.sink.append(&*self.header).map_err(EngineError::Sink)?;
         self.sink.append(&*self.keys).map_err(EngineError::Sink)?;
+        // The record says that all before it is there: so it must be.
+        self.sink.flush().map_err(EngineError::Sink)?;
         let mut record = CommitRecord {
+            version: FORMAT_VERSION,
             dump_id: self.dump_id,
             outcome: facts.outcome,
             source: facts.source,
             io: facts.io,
+            last_part: self.sink.part(),
             total_len: self.sink.position().0 + BLOCK as u64,
             chunks: self.seq,
             index: self.last_index,
@@ -293,7 +365,8 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
             tag: [0; 16],
         };
         record.tag = self.seal.commit_tag(&record).map_err(|_| EngineError::Seal)?;
-        self.sink.commit(&record).map_err(EngineError::Sink)?;
+        self.sink.append(&record.encode()).map_err(EngineError::Sink)?;
+        self.sink.flush().map_err(EngineError::Sink)?;
         Ok(record)
     }
 }

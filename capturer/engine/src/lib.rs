@@ -9,19 +9,21 @@
 //!
 //! Flow: [`Frames::begin`] (header) → [`Frames::text`] (log, notes, meta) →
 //! [`capture`] by any number of workers over a [`Cursor`] (memory, then each
-//! swap device) → [`Frames::text`] (trailer) → [`Frames::finish`] (index, second
+//! swap device; memory layer by layer if the caller can tell layers) → [`Frames::text`] (trailer) → [`Frames::finish`] (index, second
 //! header, commit record).
 #![forbid(unsafe_code)]
 
 mod cursor;
 mod frames;
+mod scratch;
 mod traits;
 mod worker;
 
 pub use cursor::Cursor;
 pub use frames::{CommitFacts, Frames, TAIL_RESERVE};
-pub use traits::{FrameSink, Monitor, PageRead, ReadFault, Seal, SealFault};
-pub use worker::{Job, Scratch, Worker, capture};
+pub use scratch::Scratch;
+pub use traits::{FrameSink, LayerRead, Monitor, PageRead, ReadFault, Seal, SealFault};
+pub use worker::{Input, Job, Worker, capture};
 
 use std::io;
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use lifeboat_format::{ByteOff, Cipher, CommitRecord, Pfn};
+use lifeboat_format::{ByteOff, Cipher, CommitRecord, Layer, Pfn};
 
 /// A source that is gone as a whole; single bad pages are not an error.
 #[derive(Debug)]
@@ -79,11 +79,37 @@ pub trait FrameSink {
     /// # Errors
     /// The device's.
     fn checkpoint(&mut self) -> io::Result<()>;
-    /// Makes all durable, then writes the record, then makes it durable.
+    /// Pads to a block and makes everything durable.
     ///
     /// # Errors
     /// The device's.
-    fn commit(&mut self, record: &CommitRecord) -> io::Result<()>;
+    fn flush(&mut self) -> io::Result<()>;
+    /// Looks for further room, so that at least `need` bytes are left. Gives whether
+    /// there are.
+    fn more(&mut self, need: u64) -> bool {
+        self.remaining() >= need
+    }
+    /// Whether the dump went on to another device since the last call.
+    fn moved(&mut self) -> bool {
+        false
+    }
+    /// Number of the part that is written now.
+    fn part(&self) -> u8 {
+        0
+    }
+}
+
+/// What pages are worth. One a worker.
+pub trait LayerRead {
+    /// Tells the layers of the pages from `first` on. The same page always gets the
+    /// same answer, and never [`Layer::Address`].
+    fn layers(&mut self, first: Pfn, out: &mut [Layer]);
+}
+
+impl<T: LayerRead + ?Sized> LayerRead for Box<T> {
+    fn layers(&mut self, first: Pfn, out: &mut [Layer]) {
+        (**self).layers(first, out);
+    }
 }
 
 /// The capturer's eye on time.

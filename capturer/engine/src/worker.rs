@@ -1,62 +1,20 @@
 //! One compressing worker: read a batch, classify its pages, fill a chunk, pack it.
 
-use std::io;
 use std::sync::Mutex;
 
 use lifeboat_format::chunk::{MAX_CHUNK_PAGES, MAX_RUNS, RUN_LEN};
 use lifeboat_format::commit::PageCounts;
-use lifeboat_format::{ChunkKind, Codec, PAGE, PageClass, PageRange, Pfn, Run};
+use lifeboat_format::{ChunkKind, Layer, PAGE, PageClass, PageRange, Pfn, Run};
 
 use crate::frames::{Piece, TEXT_PART};
-use crate::{Cursor, EngineError, FrameSink, Frames, Monitor, PageRead, Seal};
+use crate::{
+    Cursor, EngineError, FrameSink, Frames, LayerRead, Monitor, PageRead, ReadFault, Scratch, Seal,
+};
 
 /// Pages read at a time.
 const BATCH: usize = 32;
 /// Room for the run table in front of the data.
 const HEAD: usize = 4 + MAX_RUNS * RUN_LEN;
-
-/// A compressor and the buffer for what comes out of it.
-pub struct Scratch {
-    zstd: Option<zstd::bulk::Compressor<'static>>,
-    out: Vec<u8>,
-}
-
-impl Scratch {
-    /// For payloads of up to `max_raw` bytes, at a zstd level or (`None`) as they are.
-    ///
-    /// # Errors
-    /// [`EngineError::Compress`] when zstd refuses the level or has no memory.
-    pub fn new(level: Option<i32>, max_raw: usize) -> Result<Self, EngineError> {
-        let zstd =
-            level.map(zstd::bulk::Compressor::new).transpose().map_err(EngineError::Compress)?;
-        let mut scratch = Self { zstd, out: vec![0; max_raw.max(4096)] };
-        // zstd makes its tables at the first use of a size: have that behind us.
-        let warm = vec![0u8; max_raw.max(4096)];
-        scratch.pack(&warm)?;
-        Ok(scratch)
-    }
-
-    /// Compresses `raw`; stores it as it is when that would not be larger.
-    ///
-    /// # Errors
-    /// [`EngineError::Compress`] for a payload longer than promised.
-    pub(crate) fn pack(&mut self, raw: &[u8]) -> Result<(Codec, &mut [u8]), EngineError> {
-        let too_long = || EngineError::Compress(io::ErrorKind::InvalidInput.into());
-        if let Some(zstd) = &mut self.zstd {
-            // An error here means that the result would be longer than `raw`.
-            let limit = raw.len().min(self.out.len());
-            let space = self.out.get_mut(..limit).ok_or_else(too_long)?;
-            if let Ok(len) = zstd.compress_to_buffer(raw, space)
-                && len < raw.len()
-            {
-                return Ok((Codec::Zstd, self.out.get_mut(..len).ok_or_else(too_long)?));
-            }
-        }
-        let space = self.out.get_mut(..raw.len()).ok_or_else(too_long)?;
-        space.copy_from_slice(raw);
-        Ok((Codec::Store, space))
-    }
-}
 
 /// What the workers of one source share.
 pub struct Job<'a> {
@@ -64,6 +22,8 @@ pub struct Job<'a> {
     pub kind: ChunkKind,
     /// Number of the swap device; 0 for memory.
     pub device: u16,
+    /// The layer to capture; [`Layer::Address`] takes every page.
+    pub layer: Layer,
     /// Name of the source for messages.
     pub name: &'static str,
     /// Where the workers are.
@@ -86,6 +46,16 @@ pub struct Worker {
     capacity: usize,
     first: u64,
     counts: PageCounts,
+    /// Pages of other layers within the chunk.
+    elsewhere: u64,
+}
+
+/// Where a worker's pages come from.
+pub struct Input<'r> {
+    /// Their contents.
+    pub pages: &'r mut dyn PageRead,
+    /// Their layers; needed only for a job with a layer.
+    pub layers: Option<&'r mut dyn LayerRead>,
 }
 
 impl Worker {
@@ -108,6 +78,7 @@ impl Worker {
             capacity,
             first: 0,
             counts: PageCounts::default(),
+            elsewhere: 0,
         })
     }
 
@@ -117,7 +88,7 @@ impl Worker {
     }
 
     fn pages(&self) -> u64 {
-        self.counts.seen()
+        self.counts.seen() + self.elsewhere
     }
 
     /// Whether another batch could overflow the chunk.
@@ -131,11 +102,58 @@ impl Worker {
             PageClass::Zero => self.counts.zero += 1,
             PageClass::Unreadable => self.counts.unreadable += 1,
             PageClass::Excluded => self.counts.excluded += 1,
+            PageClass::Elsewhere => self.elsewhere += 1,
         }
         match self.runs.last_mut() {
             Some(run) if run.class == class => run.count += 1,
             _ => self.runs.push(Run { class, count: 1 }),
         }
+    }
+
+    /// Passes over pages of other layers. A chunk never begins with them.
+    fn pass(&mut self, pages: u64) {
+        if self.runs.is_empty() {
+            self.first += pages;
+            return;
+        }
+        self.elsewhere += pages;
+        match self.runs.last_mut() {
+            Some(run) if run.class == PageClass::Elsewhere => run.count += pages,
+            _ => self.runs.push(Run { class: PageClass::Elsewhere, count: pages }),
+        }
+    }
+
+    /// Nor does it end with them.
+    fn trim(&mut self) {
+        if let Some(run) = self.runs.pop_if(|r| r.class == PageClass::Elsewhere) {
+            self.elsewhere -= run.count;
+        }
+    }
+
+    /// Reads those of `pages` (at most BATCH) from `first` that belong to the job's layer.
+    fn batch(
+        &mut self,
+        job: &Job<'_>,
+        input: &mut Input<'_>,
+        first: Pfn,
+        pages: usize,
+    ) -> Result<(), ReadFault> {
+        let Some(reader) = input.layers.as_mut().filter(|_| job.layer != Layer::Address) else {
+            return self.take(input.pages, first, pages);
+        };
+        let mut layers = [Layer::Kernel; BATCH];
+        let layers = layers.get_mut(..pages).unwrap_or_default();
+        reader.layers(first, layers);
+        let mut at = first.0;
+        for run in layers.chunk_by(|a, b| (*a == job.layer) == (*b == job.layer)) {
+            if run.first() == Some(&job.layer) {
+                self.take(input.pages, Pfn(at), run.len())?;
+            } else {
+                self.pass(run.len() as u64);
+            }
+            at += run.len() as u64;
+        }
+        Ok(())
     }
 
     /// Reads and classifies `pages` (at most BATCH) from `first`.
@@ -144,7 +162,7 @@ impl Worker {
         reader: &mut dyn PageRead,
         first: Pfn,
         pages: usize,
-    ) -> Result<(), crate::ReadFault> {
+    ) -> Result<(), ReadFault> {
         let start = self.origin + self.data * PAGE;
         let mut bad = [false; BATCH];
         let space = self.buf.get_mut(start..start + pages * PAGE).unwrap_or_default();
@@ -181,6 +199,7 @@ impl Worker {
         job: &Job<'_>,
         frames: &Mutex<Frames<S, C>>,
     ) -> Result<(), EngineError> {
+        self.trim();
         if self.runs.is_empty() {
             return Ok(());
         }
@@ -195,15 +214,17 @@ impl Worker {
             *to = from;
         }
         let raw = self.buf.get(start..end).unwrap_or_default();
+        let pages = self.pages();
         let (codec, payload) = self.scratch.pack(raw)?;
         let piece = Piece {
             kind: job.kind,
             codec,
             device: job.device,
+            layer: job.layer,
             first: Pfn(self.first),
             raw_len: end - start,
             counts: self.counts,
-            pages: self.counts.seen(),
+            pages,
         };
         frames.lock().map_err(|_| EngineError::Poisoned)?.put(&piece, payload)?;
         self.clear();
@@ -214,13 +235,14 @@ impl Worker {
         self.runs.clear();
         self.data = 0;
         self.counts = PageCounts::default();
+        self.elsewhere = 0;
     }
 
     fn span<S: FrameSink, C: Seal>(
         &mut self,
         job: &Job<'_>,
         span: PageRange,
-        reader: &mut dyn PageRead,
+        input: &mut Input<'_>,
         frames: &Mutex<Frames<S, C>>,
     ) -> Result<(), EngineError> {
         self.clear();
@@ -228,12 +250,11 @@ impl Worker {
         let mut at = span.start.0;
         while at < span.end.0 {
             if self.is_full() {
-                let next = self.first + self.pages();
                 self.emit(job, frames)?;
-                self.first = next;
+                self.first = at;
             }
             let pages = usize::try_from(span.end.0 - at).map_or(BATCH, |left| left.min(BATCH));
-            if let Err(fault) = self.take(reader, Pfn(at), pages) {
+            if let Err(fault) = self.batch(job, input, Pfn(at), pages) {
                 // What was read before is good: keep it.
                 self.emit(job, frames)?;
                 return Err(EngineError::Source { what: job.name, source: fault.0 });
@@ -255,11 +276,11 @@ impl Worker {
 pub fn capture<S: FrameSink, C: Seal>(
     worker: &mut Worker,
     job: &Job<'_>,
-    reader: &mut dyn PageRead,
+    input: &mut Input<'_>,
     frames: &Mutex<Frames<S, C>>,
 ) -> Result<(), EngineError> {
     while let Some(span) = job.cursor.next() {
-        worker.span(job, span, reader, frames)?;
+        worker.span(job, span, input, frames)?;
     }
     Ok(())
 }

@@ -18,16 +18,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lifeboat_crypt::{DataKey, Opener, Sealer};
 use lifeboat_engine::{
-    CommitFacts, Cursor, EngineError, Frames, Job, Monitor, PageRead, ReadFault, Worker, capture,
+    CommitFacts, Cursor, EngineError, Frames, Input, Job, LayerRead, Monitor, PageRead, ReadFault,
+    Worker, capture,
 };
+use lifeboat_format::bootcfg::Policy;
 use lifeboat_format::chunk::PagePayload;
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
-use lifeboat_format::header::KEY_AREA_LEN;
+use lifeboat_format::header::{HEADER_LEN, KEY_AREA_LEN};
 use lifeboat_format::{
-    BLOCK, ChunkHeader, ChunkKind, Cipher, Codec, CommitRecord, DumpHeader, IndexEntry, IndexHead,
-    KeyArea, PAGE, PageClass, PageRange, Pfn,
+    BLOCK, ChunkHeader, ChunkKind, Cipher, Codec, CommitRecord, DumpHeader, FORMAT_VERSION,
+    IndexEntry, IndexHead, KeyArea, KeyEntry, KeyKind, Layer, PAGE, PageClass, PageRange, Pfn,
 };
-use lifeboat_sink::{BlockDev, DumpWriter, FileDev, Placement, Volume};
+use lifeboat_sink::{BlockDev, Candidate, Chain, Event, FileDev, Head, Host, Placement, Volume};
 use lifeboat_sys::{QueueMode, WriteQueue};
 use proptest::prelude::*;
 
@@ -103,6 +105,72 @@ impl PageRead for Machine {
     }
 }
 
+/// Layers in patches of a few pages, and long stretches of one.
+fn layer_of(seed: u64, pfn: u64) -> Layer {
+    let patch = if (pfn / 3000).is_multiple_of(2) { pfn / 7 } else { pfn / 2500 };
+    let x = (patch ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+    Layer::BY_WORTH[(x % 4) as usize]
+}
+
+struct Sorted(u64);
+impl LayerRead for Sorted {
+    fn layers(&mut self, first: Pfn, out: &mut [Layer]) {
+        for (n, layer) in out.iter_mut().enumerate() {
+            *layer = layer_of(self.0, first.0 + n as u64);
+        }
+    }
+}
+
+/// One file that is written to.
+struct Target(std::fs::File, QueueMode);
+impl Host for Target {
+    type Out = WriteQueue;
+    fn queue(&mut self, _: usize) -> io::Result<WriteQueue> {
+        Ok(WriteQueue::new(self.0.try_clone()?, self.1, 4, 64 << 10))
+    }
+    fn tell(&mut self, event: Event) {
+        assert!(matches!(event, Event::NoRoom { .. }), "{event:?}");
+    }
+}
+
+fn dump_header(key: Option<&DataKey>, number: u64, chunk_pages: u32) -> DumpHeader {
+    DumpHeader {
+        version: FORMAT_VERSION,
+        dump_id: [9; 16],
+        volume_id: [7; 16],
+        number,
+        created: 2,
+        cipher: if key.is_some() { Cipher::Aes256Gcm } else { Cipher::None },
+        chunk_pages,
+        release: lifeboat_format::text_field("6.1.0-test"),
+        reason: lifeboat_format::text_field("sysrq"),
+        image: lifeboat_format::text_field("test"),
+        key_id: key.map(DataKey::id).unwrap_or_default(),
+    }
+}
+
+fn disk(
+    file: &std::fs::File,
+    len: u64,
+    mode: QueueMode,
+    header: impl FnOnce(u64) -> (DumpHeader, [u8; KEY_AREA_LEN]),
+) -> (Disk<FileDev, Target>, DumpHeader, [u8; KEY_AREA_LEN]) {
+    let at = Placement { start: 0, len };
+    let dev = FileDev::new(file.try_clone().unwrap(), 0, len);
+    let volume = Volume::format(dev, at, 8, "test", [7; 16], 1).unwrap();
+    volume.guard().unwrap();
+    let plan = volume.plan(Policy::KeepFirst).unwrap();
+    let (header, keys) = header(plan.number);
+    let mut bytes = Box::new([0; HEADER_LEN]);
+    bytes[..BLOCK].copy_from_slice(&header.encode());
+    bytes[BLOCK..].copy_from_slice(&keys);
+    let head = Head { dump_id: header.dump_id, bytes, now: 2 };
+    let targets = vec![Candidate { volume, spent: false }];
+    let host = Target(file.try_clone().unwrap(), mode);
+    let chain = Chain::begin(host, targets, 0, &plan, Policy::KeepFirst, head).unwrap();
+    (Disk(chain), header, keys)
+}
+
 struct Ticks(AtomicU64);
 impl Monitor for Ticks {
     fn tick(&self, pages: u64) -> bool {
@@ -121,6 +189,7 @@ struct Setup {
     dies_at: Option<u64>,
     mode: QueueMode,
     encrypt: bool,
+    layers: bool,
 }
 
 struct Taken {
@@ -133,28 +202,15 @@ struct Taken {
 fn take(setup: &Setup) -> Taken {
     let file = tempfile::tempfile().unwrap();
     file.set_len(setup.volume_len).unwrap();
-    let at = Placement { start: 0, len: setup.volume_len };
-    let dev = FileDev::new(file.try_clone().unwrap(), 0, setup.volume_len);
-    let mut volume = Volume::format(dev, at, 8, "test", [7; 16], 1).unwrap();
-    volume.guard().unwrap();
-    let plan = volume.plan().unwrap();
-    volume.begin(&plan, [9; 16], 2).unwrap();
-    let header = DumpHeader {
-        dump_id: [9; 16],
-        volume_id: [7; 16],
-        number: plan.number,
-        created: 2,
-        cipher: if setup.encrypt { Cipher::Aes256Gcm } else { Cipher::None },
-        chunk_pages: setup.chunk_pages,
-        release: lifeboat_format::text_field("6.1.0-test"),
-        reason: lifeboat_format::text_field("sysrq"),
-        image: lifeboat_format::text_field("test"),
-    };
-    let mut keys = [0u8; KEY_AREA_LEN];
-    KeyArea::encode(&mut keys, 0, &[[1; 8]], b"wrapped").unwrap();
     let key = setup.encrypt.then(|| DataKey::mix(&[&setup.seed.to_le_bytes()]));
-    let queue = WriteQueue::new(file, setup.mode, 4, 64 << 10);
-    let disk = Disk(DumpWriter::new(queue, plan.start.0, plan.len));
+    let (disk, header, keys) = disk(&file, setup.volume_len, setup.mode, |number| {
+        let mut keys = [0u8; KEY_AREA_LEN];
+        let entry = KeyEntry { kind: KeyKind::Data, fingerprints: &[[1; 8]], wrapped: b"wrapped" };
+        KeyArea::encode(&mut keys, 0, &[entry]).unwrap();
+        (dump_header(key.as_ref(), number, setup.chunk_pages), keys)
+    });
+    let dev = FileDev::new(file, 0, setup.volume_len);
+    let start = 1 << 20;
     let mut frames = Frames::new(disk, CryptSeal(Sealer::new(key.as_ref())), &header, &keys);
     frames.begin().unwrap();
     let mut workers: Vec<Worker> =
@@ -163,31 +219,16 @@ fn take(setup: &Setup) -> Taken {
         .text(ChunkKind::Log, &b"a line of the log\n".repeat(40_000), workers[0].scratch())
         .unwrap();
     frames.checkpoint().unwrap();
-    head_is_durable(&volume, plan.start.0, frames.position().0);
+    head_is_durable(&dev, start, frames.position().0);
     let frames = Mutex::new(frames);
-    let cursor = Cursor::new(&setup.ranges);
     let ticks = Ticks(AtomicU64::new(setup.ticks));
-    let job = Job {
-        kind: ChunkKind::Memory,
-        device: 0,
-        name: "memory",
-        cursor: &cursor,
-        monitor: &ticks,
-    };
-    let results: Vec<_> = std::thread::scope(|scope| {
-        let handles: Vec<_> = workers
-            .iter_mut()
-            .map(|w| {
-                let (job, frames) = (&job, &frames);
-                scope.spawn(move || {
-                    let mut m = Machine { seed: setup.seed, dies_at: setup.dies_at };
-                    capture(w, job, &mut m, frames)
-                })
-            })
-            .collect();
-        handles.into_iter().map(|h| h.join().unwrap()).collect()
-    });
-    let stop = results.into_iter().find_map(Result::err);
+    let layers = if setup.layers { &Layer::BY_WORTH[..] } else { &[Layer::Address] };
+    let mut stop = None;
+    for layer in layers {
+        if stop.is_none() {
+            stop = run_layer(setup, *layer, &mut workers, &frames, &ticks);
+        }
+    }
     assert!(stop.as_ref().is_none_or(EngineError::can_commit), "{stop:?}");
     let outcome = match &stop {
         None => Outcome::Complete,
@@ -204,20 +245,48 @@ fn take(setup: &Setup) -> Taken {
         io: IoMode::Uring,
         writes: 1,
         now: 3,
-        asked: (cursor.total(), 0),
+        asked: (Cursor::new(&setup.ranges).total(), 0),
         read_errors: 0,
         phases: [(0, 0); MAX_PHASES],
     };
     let record = frames.finish(&facts).unwrap();
     let mut bytes = vec![0; usize::try_from(record.total_len).unwrap()];
-    volume.dev().read_at(plan.start.0, &mut bytes).unwrap();
+    dev.read_at(start, &mut bytes).unwrap();
     Taken { bytes, record, key, stop: stop.map(|e| e.to_string()) }
 }
 
+fn run_layer(
+    setup: &Setup,
+    layer: Layer,
+    workers: &mut [Worker],
+    frames: &Mutex<Frames<Disk<FileDev, Target>, CryptSeal>>,
+    ticks: &Ticks,
+) -> Option<EngineError> {
+    let cursor = Cursor::new(&setup.ranges);
+    let (kind, name) = (ChunkKind::Memory, "memory");
+    let job = Job { kind, device: 0, layer, name, cursor: &cursor, monitor: ticks };
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let handles: Vec<_> = workers
+            .iter_mut()
+            .map(|w| {
+                let job = &job;
+                scope.spawn(move || {
+                    let mut m = Machine { seed: setup.seed, dies_at: setup.dies_at };
+                    let mut sorted = Sorted(setup.seed);
+                    let layers = setup.layers.then_some(&mut sorted as &mut dyn LayerRead);
+                    capture(w, job, &mut Input { pages: &mut m, layers }, frames)
+                })
+            })
+            .collect();
+        handles.into_iter().map(|h| h.join().unwrap()).collect()
+    });
+    results.into_iter().find_map(Result::err)
+}
+
 /// After a checkpoint header and log are on the medium, whole, with zeros behind.
-fn head_is_durable(volume: &Volume<FileDev>, start: u64, len: u64) {
+fn head_is_durable(dev: &FileDev, start: u64, len: u64) {
     let mut bytes = vec![0xff; len.next_multiple_of(BLOCK as u64) as usize];
-    volume.dev().read_at(start, &mut bytes).unwrap();
+    dev.read_at(start, &mut bytes).unwrap();
     DumpHeader::decode(bytes[..BLOCK].try_into().unwrap()).unwrap();
     let mut at = 4 * BLOCK;
     while at < len as usize {
@@ -260,6 +329,10 @@ fn read_back(taken: &Taken) -> (Pages, Texts) {
             let (mut pfn, mut data) = (chunk.first.0, payload.data().chunks(PAGE));
             for run in payload.runs() {
                 for _ in 0..run.count {
+                    if run.class == PageClass::Elsewhere {
+                        pfn += 1;
+                        continue;
+                    }
                     let content = match run.class {
                         PageClass::Data => data.next().unwrap().to_vec(),
                         _ => Vec::new(),
@@ -303,7 +376,7 @@ fn check_pages(setup: &Setup, pages: &BTreeMap<u64, (PageClass, Vec<u8>)>) {
             PageClass::Data => assert_eq!(*content, want, "pfn {pfn}"),
             PageClass::Zero => assert_eq!(kind, Page::Zero, "pfn {pfn}"),
             PageClass::Unreadable => assert_eq!(kind, Page::Bad, "pfn {pfn}"),
-            PageClass::Excluded => panic!("nothing was to be excluded"),
+            PageClass::Excluded | PageClass::Elsewhere => panic!("nothing was to be left out"),
         }
     }
 }
@@ -324,6 +397,7 @@ fn standard(seed: u64) -> Setup {
         dies_at: None,
         mode: QueueMode::Uring,
         encrypt: true,
+        layers: false,
     }
 }
 
@@ -346,6 +420,42 @@ fn every_page_comes_back() {
         assert_eq!(texts[&ChunkKind::Log], b"a line of the log\n".repeat(40_000));
         assert_eq!(texts[&ChunkKind::Trailer], b"the trailer");
     }
+}
+
+/// Layer by layer every page is there once, and what comes first is what is worth most:
+/// when room or time ends, no page of a lower layer was taken before one of a higher.
+#[test]
+fn layers_come_in_the_order_of_their_worth() {
+    let setup = Setup { layers: true, ..standard(6) };
+    let taken = take(&setup);
+    let (pages, _) = read_back(&taken);
+    let want: u64 = setup.ranges.iter().map(|r| r.pages()).sum();
+    assert_eq!((pages.len() as u64, taken.record.memory.seen()), (want, want));
+    check_pages(&setup, &pages);
+    let full = Setup {
+        layers: true,
+        volume_len: 16 << 20,
+        ranges: vec![PageRange::new(0, 12_000)],
+        level: None,
+        ..standard(6)
+    };
+    let late = Setup { ticks: 15_000, ..full_copy(&setup) };
+    for setup in [full, late] {
+        let taken = take(&setup);
+        assert!(taken.stop.is_some());
+        let (pages, _) = read_back(&taken);
+        check_pages(&setup, &pages);
+        let all = setup.ranges.iter().flat_map(|r| r.start.0..r.end.0);
+        let missing = all.filter(|p| !pages.contains_key(p)).map(|p| layer_of(setup.seed, p));
+        let first_missing = missing.min().unwrap();
+        let last_taken = pages.keys().map(|p| layer_of(setup.seed, *p)).max().unwrap();
+        assert!(last_taken <= first_missing, "{last_taken:?} before {first_missing:?}");
+        assert!(last_taken > Layer::Kernel, "the test shall cut in a later layer");
+    }
+}
+
+fn full_copy(setup: &Setup) -> Setup {
+    Setup { ranges: setup.ranges.clone(), ..*setup }
 }
 
 #[test]
@@ -400,25 +510,12 @@ fn zero_pages_cost_next_to_nothing() {
     }
     let ranges = [PageRange::new(0, 1 << 18)];
     let file = tempfile::tempfile().unwrap();
-    let queue = WriteQueue::new(file, QueueMode::Pwrite, 2, 64 << 10);
-    let header = DumpHeader {
-        dump_id: [1; 16],
-        volume_id: [0; 16],
-        number: 1,
-        created: 0,
-        cipher: Cipher::Aes256Gcm,
-        chunk_pages: 64,
-        release: [0; 72],
-        reason: [0; 160],
-        image: [0; 64],
-    };
+    file.set_len(64 << 20).unwrap();
     let key = DataKey::mix(&[b"k"]);
-    let mut frames = Frames::new(
-        Disk(DumpWriter::new(queue, 0, 1 << 30)),
-        CryptSeal(Sealer::new(Some(&key))),
-        &header,
-        &[0; KEY_AREA_LEN],
-    );
+    let (disk, header, keys) = disk(&file, 64 << 20, QueueMode::Pwrite, |number| {
+        (dump_header(Some(&key), number, 64), [0; KEY_AREA_LEN])
+    });
+    let mut frames = Frames::new(disk, CryptSeal(Sealer::new(Some(&key))), &header, &keys);
     frames.begin().unwrap();
     let frames = Mutex::new(frames);
     let cursor = Cursor::new(&ranges);
@@ -426,11 +523,13 @@ fn zero_pages_cost_next_to_nothing() {
     let job = Job {
         kind: ChunkKind::Memory,
         device: 0,
+        layer: Layer::Address,
         name: "memory",
         cursor: &cursor,
         monitor: &ticks,
     };
-    capture(&mut Worker::new(Some(1), 64).unwrap(), &job, &mut Nothing, &frames).unwrap();
+    let mut input = Input { pages: &mut Nothing, layers: None };
+    capture(&mut Worker::new(Some(1), 64).unwrap(), &job, &mut input, &frames).unwrap();
     let (memory, _) = frames.lock().unwrap().counts();
     assert_eq!((memory.zero, memory.data), (1 << 18, 0));
     assert!(memory.stored_bytes <= 32 * 512, "1 GiB of zeros took {} bytes", memory.stored_bytes);
@@ -445,6 +544,7 @@ proptest! {
         workers in 1usize..4,
         chunk_pages in 1u32..200,
         level in proptest::option::of(-3i32..3),
+        layers in any::<bool>(),
     ) {
         let mut at = 0;
         let mut ranges = Vec::new();
@@ -452,7 +552,7 @@ proptest! {
             ranges.push(PageRange::new(at + pair[0], at + pair[0] + pair[1]));
             at += pair[0] + pair[1];
         }
-        let setup = Setup { ranges, workers, chunk_pages, level, ..standard(seed) };
+        let setup = Setup { ranges, workers, chunk_pages, level, layers, ..standard(seed) };
         let taken = take(&setup);
         prop_assert_eq!(&taken.stop, &None);
         let (pages, _) = read_back(&taken);
