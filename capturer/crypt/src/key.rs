@@ -1,15 +1,15 @@
-//! Data keys, identities, and wrapping by age (age-encryption.org/v1, X25519).
+//! Data keys, and wrapping them by age (age-encryption.org/v1).
 
-use std::io::Read;
+use std::io::{Read, Write};
 
 use age::secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::CryptError;
+use crate::{CryptError, Recipient};
 
 /// Bytes of a data key.
-const KEY_LEN: usize = 32;
+pub(crate) const KEY_LEN: usize = 32;
 
 /// The key of one dump: 32 bytes, wiped on drop, never printed.
 pub struct DataKey(Zeroizing<[u8; KEY_LEN]>);
@@ -39,105 +39,69 @@ impl DataKey {
         key
     }
 
+    /// What a dump's header says of its key: SHA-256 of a label and the key. It
+    /// tells nothing of the key, which has 256 bits of entropy.
+    #[must_use]
+    pub fn id(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(b"lifeboat key id v2");
+        hash.update(&self.0[..]);
+        hash.finalize().into()
+    }
+
+    /// A key as it was wrapped; `None` if it has not 32 bytes.
+    pub(crate) fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(|bytes| Self(Zeroizing::new(bytes)))
+    }
+
     /// The key's bytes.
     pub(crate) fn bytes(&self) -> &[u8; KEY_LEN] {
         &self.0
     }
 }
 
-/// Checks that a text is an age X25519 recipient.
-///
-/// # Errors
-/// [`CryptError::Recipient`].
-pub fn check_recipient(text: &str) -> Result<(), CryptError> {
-    parse_recipient(text).map(|_| ())
-}
-
-fn parse_recipient(text: &str) -> Result<age::x25519::Recipient, CryptError> {
-    text.parse().map_err(|why: &str| CryptError::Recipient {
-        text: text.chars().take(80).collect(),
-        why: why.to_owned(),
-    })
-}
-
-/// First 8 bytes of the SHA-256 of a recipient's text: enough to tell keys apart.
-#[must_use]
-pub fn fingerprint(recipient: &str) -> [u8; 8] {
-    let digest = Sha256::digest(recipient.trim().as_bytes());
-    let mut out = [0u8; 8];
-    for (to, from) in out.iter_mut().zip(digest) {
-        *to = from;
-    }
-    out
-}
-
 /// Wraps a data key to all recipients: any one of their identities unwraps it.
 /// The result is a binary age file whose plaintext is the 32 bytes of the key.
 ///
 /// # Errors
-/// [`CryptError::NoRecipient`], [`CryptError::Recipient`], [`CryptError::Wrap`].
+/// [`CryptError::NoRecipient`], [`CryptError::Recipient`], [`CryptError::NeedsPlugin`],
+/// [`CryptError::Wrap`].
 pub fn wrap(key: &DataKey, recipients: &[&str]) -> Result<Vec<u8>, CryptError> {
-    if recipients.is_empty() {
+    let parsed = recipients.iter().map(|r| Recipient::parse(r)).collect::<Result<Vec<_>, _>>()?;
+    let keys = parsed.iter().map(Recipient::direct).collect::<Result<Vec<_>, _>>()?;
+    seal(key.bytes(), &keys)
+}
+
+/// A binary age file that holds `plain`.
+pub(crate) fn seal(plain: &[u8], to: &[&dyn age::Recipient]) -> Result<Vec<u8>, CryptError> {
+    if to.is_empty() {
         return Err(CryptError::NoRecipient);
     }
-    let parsed = recipients.iter().map(|r| parse_recipient(r)).collect::<Result<Vec<_>, _>>()?;
-    let wrapped = |why: String| CryptError::Wrap { why };
+    let failed = |why: String| CryptError::Wrap { why };
     let encryptor =
-        age::Encryptor::with_recipients(parsed.iter().map(|r| r as &dyn age::Recipient))
-            .map_err(|e| wrapped(e.to_string()))?;
+        age::Encryptor::with_recipients(to.iter().copied()).map_err(|e| failed(e.to_string()))?;
     let mut out = Vec::new();
-    let mut writer = encryptor.wrap_output(&mut out).map_err(|e| wrapped(e.to_string()))?;
-    std::io::Write::write_all(&mut writer, key.bytes()).map_err(|e| wrapped(e.to_string()))?;
-    writer.finish().map_err(|e| wrapped(e.to_string()))?;
+    let mut writer = encryptor.wrap_output(&mut out).map_err(|e| failed(e.to_string()))?;
+    writer.write_all(plain).map_err(|e| failed(e.to_string()))?;
+    writer.finish().map_err(|e| failed(e.to_string()))?;
     Ok(out)
 }
 
-/// Identities read from a key file.
-pub struct Identities(Vec<Box<dyn age::Identity + Send + Sync>>);
-
-impl core::fmt::Debug for Identities {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Identities({})", self.0.len())
-    }
-}
-
-impl Identities {
-    /// Reads an age identity file: comment lines and `AGE-SECRET-KEY-1…` lines.
-    ///
-    /// # Errors
-    /// [`CryptError::Identity`] when a line is wrong or none is there.
-    pub fn parse(text: &str) -> Result<Self, CryptError> {
-        let bad = |why: String| CryptError::Identity { why };
-        let file =
-            age::IdentityFile::from_buffer(text.as_bytes()).map_err(|e| bad(e.to_string()))?;
-        let list = file.into_identities().map_err(|e| bad(e.to_string()))?;
-        if list.is_empty() {
-            return Err(bad("no identity line".to_owned()));
-        }
-        Ok(Self(list))
-    }
-}
-
-/// Unwraps a data key.
-///
-/// # Errors
-/// [`CryptError::WrongKey`] when no identity fits, [`CryptError::Wrapped`] when
-/// the age file is damaged or does not hold 32 bytes.
-pub fn unwrap(wrapped: &[u8], ids: &Identities) -> Result<DataKey, CryptError> {
-    let damaged = |why: String| CryptError::Wrapped { why };
-    let decryptor = age::Decryptor::new_buffered(wrapped).map_err(|e| damaged(e.to_string()))?;
-    let identities = ids.0.iter().map(|i| &**i as &dyn age::Identity);
-    let reader = decryptor.decrypt(identities).map_err(|e| match e {
-        age::DecryptError::NoMatchingKeys => CryptError::WrongKey,
-        other => damaged(other.to_string()),
-    })?;
-    let mut key = Zeroizing::new(Vec::with_capacity(KEY_LEN + 1));
-    reader.take(KEY_LEN as u64 + 1).read_to_end(&mut key).map_err(|e| damaged(e.to_string()))?;
-    let bytes: [u8; KEY_LEN] = key
-        .as_slice()
-        .try_into()
-        .map_err(|_| damaged(format!("{} bytes instead of {KEY_LEN}", key.len())))?;
-    Ok(DataKey(Zeroizing::new(bytes)))
+/// Opens an age file of at most `max` bytes of plaintext by one identity; `None`
+/// when it is for others.
+pub(crate) fn unseal(
+    wrapped: &[u8],
+    id: &dyn age::Identity,
+    max: usize,
+) -> Result<Option<Zeroizing<Vec<u8>>>, age::DecryptError> {
+    let reader = match age::Decryptor::new_buffered(wrapped)?.decrypt(core::iter::once(id)) {
+        Err(age::DecryptError::NoMatchingKeys) => return Ok(None),
+        other => other?,
+    };
+    // Room for all of it at once: growing would leave copies behind.
+    let mut plain = Zeroizing::new(Vec::with_capacity(max + 1));
+    reader.take(max as u64 + 1).read_to_end(&mut plain)?;
+    Ok(Some(plain))
 }
 
 /// A new key pair, in age's text forms.

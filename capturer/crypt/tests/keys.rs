@@ -14,8 +14,12 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use lifeboat_crypt::*;
+use lifeboat_format::chunk::Layer;
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, PageCounts, SourceKind};
-use lifeboat_format::{ByteOff, ChunkHeader, ChunkKind, Cipher, Codec, CommitRecord, Pfn};
+use lifeboat_format::keys::{KeyEntry, KeyKind};
+use lifeboat_format::{
+    ByteOff, ChunkHeader, ChunkKind, Cipher, Codec, CommitRecord, FORMAT_VERSION, Pfn,
+};
 
 fn header(seq: u64) -> ChunkHeader {
     ChunkHeader {
@@ -25,6 +29,7 @@ fn header(seq: u64) -> ChunkHeader {
         codec: Codec::Store,
         cipher: Cipher::Aes256Gcm,
         device: 0,
+        layer: Layer::Address,
         first: Pfn(1),
         pages: 1,
         raw_len: 100,
@@ -34,6 +39,11 @@ fn header(seq: u64) -> ChunkHeader {
         missing_pages: 0,
         payload_crc: 0,
     }
+}
+
+/// Opens one age file that holds a data key.
+fn unwrap(wrapped: &[u8], ids: &Identities) -> Result<DataKey, CryptError> {
+    open([KeyEntry { kind: KeyKind::Data, fingerprints: &[], wrapped }], ids, None)
 }
 
 fn sealed(sealer: &Sealer, h: &ChunkHeader) -> Vec<u8> {
@@ -80,6 +90,8 @@ fn a_chunk_opens_only_in_its_place_under_its_key() {
 fn a_commit_record_is_proven() {
     let key = DataKey::mix(&[b"one"]);
     let mut record = CommitRecord {
+        version: FORMAT_VERSION,
+        last_part: 0,
         dump_id: [1; 16],
         outcome: Outcome::Complete,
         source: SourceKind::File,

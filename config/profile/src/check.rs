@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use lifeboat_format::bootcfg::{self, Action, Led, MemorySource, Selector, SwapPlan, Watchdog};
+use lifeboat_format::bootcfg::{
+    self, Action, Led, MemorySource, Order, Policy, Selector, SwapPlan, Watchdog,
+};
 
 use crate::cmdline;
 use crate::defect::Defect;
@@ -56,15 +58,8 @@ pub(crate) fn profile(
     let targets = targets(&mut c, &raw.target);
     target_is_not_swap(&mut c, &targets, &swap);
     let encrypt = raw.keys.encrypt != Some(raw::Encrypt::None);
-    recipients(&mut c, encrypt, &raw.keys.recipients);
-    let memory = raw.memory.capture.unwrap_or(true);
-    if !memory && swap == SwapPlan::None {
-        c.bad(
-            "memory.capture",
-            "neither memory nor swap is captured: every dump would be empty",
-            "set memory.capture = true, or name swap devices in capture.swap",
-        );
-    }
+    recipient::check(&mut c, encrypt, &raw.keys.recipients);
+    let memory = memory(&mut c, &raw.memory, &swap);
     let deadline_s = c.range(
         "after.deadline_s",
         raw.after.deadline_s.unwrap_or(3600),
@@ -105,6 +100,8 @@ pub(crate) fn profile(
         memory,
         memory_source: memory_source(raw.memory.source),
         swap,
+        policy: policy(raw.volume.policy),
+        order: order(raw.capture.order),
         zstd_level,
         chunk_pages,
         workers,
@@ -123,11 +120,38 @@ pub(crate) fn profile(
     })
 }
 
+fn memory(c: &mut Checker<'_>, raw: &raw::Memory, swap: &SwapPlan) -> bool {
+    let memory = raw.capture.unwrap_or(true);
+    if !memory && *swap == SwapPlan::None {
+        c.bad(
+            "memory.capture",
+            "neither memory nor swap is captured: every dump would be empty",
+            "set memory.capture = true, or name swap devices in capture.swap",
+        );
+    }
+    memory
+}
+
 fn memory_source(raw: Option<raw::Source>) -> MemorySource {
     match raw {
         None | Some(raw::Source::Auto) => MemorySource::Auto,
         Some(raw::Source::Oldmem) => MemorySource::Oldmem,
         Some(raw::Source::Vmcore) => MemorySource::Vmcore,
+    }
+}
+
+fn policy(raw: Option<raw::Policy>) -> Policy {
+    match raw {
+        None | Some(raw::Policy::KeepFirst) => Policy::KeepFirst,
+        Some(raw::Policy::KeepLatest) => Policy::KeepLatest,
+        Some(raw::Policy::DropPulled) => Policy::DropPulled,
+    }
+}
+
+fn order(raw: Option<raw::Order>) -> Order {
+    match raw {
+        None | Some(raw::Order::Worth) => Order::Worth,
+        Some(raw::Order::Address) => Order::Address,
     }
 }
 
@@ -377,20 +401,21 @@ pub(crate) fn targets(c: &mut Checker<'_>, raw: &[raw::Target]) -> Vec<Selector>
         let key = format!("target.{n}");
         if target.path.is_some() {
             c.bad(&format!("{key}.path"), "a target named by device path: names follow probe order, and after the next disk swap the dump would go to another disk",
-                "partlabel, partuuid or parttype; `lsblk -o NAME,PARTLABEL,PARTUUID` shows them");
+                "partlabel, partuuid, parttype or volume; `lsblk -o NAME,PARTLABEL,PARTUUID` shows them");
             continue;
         }
         let ways = [
             ("partlabel", &target.partlabel),
             ("partuuid", &target.partuuid),
             ("parttype", &target.parttype),
+            ("volume", &target.volume),
         ];
         let mut given = ways.iter().filter_map(|(way, v)| v.as_ref().map(|v| (*way, v)));
         let (Some((way, value)), None) = (given.next(), given.next()) else {
             c.bad(
                 &key,
                 "a target is named in exactly one way",
-                "one of partlabel, partuuid, parttype",
+                "one of partlabel, partuuid, parttype, volume",
             );
             continue;
         };
@@ -430,7 +455,8 @@ fn selector(c: &mut Checker<'_>, key: &str, text: &str) -> Option<Selector> {
             "a GUID, or 8 hexadecimal digits, `-` and 2 digits for an MSDOS partition; `blkid` shows it",
         ),
         Selector::Label(v) => (v.len() > 16, "a swap label has at most 16 bytes"),
-        Selector::Path(_) => (false, ""),
+        // Selector::parse() has checked it.
+        Selector::Path(_) | Selector::Volume(_) => (false, ""),
     };
     if wrong {
         c.bad(key, format!("`{text}` matches no partition that can exist"), hint);
@@ -494,34 +520,6 @@ pub(crate) fn target_is_not_swap(c: &mut Checker<'_>, targets: &[Selector], swap
             c.bad(&format!("capture.swap.{n}"),
                 format!("`{device}` is the dump's target too: the dump would overwrite the swap it is to save"),
                 "a target is a partition of its own, prepared by `lifeboat format`");
-        }
-    }
-}
-
-/// Checks recipients, and that they agree with `encrypt`.
-pub(crate) fn recipients(c: &mut Checker<'_>, encrypt: bool, list: &[String]) {
-    if !encrypt && !list.is_empty() {
-        c.bad("keys.encrypt", "encrypt is none, but recipients are named: dumps would lie in the clear while everybody believes them sealed",
-            "remove `encrypt = \"none\"`, or the recipients");
-    }
-    if list.len() > bootcfg::MAX_RECIPIENTS {
-        c.bad(
-            "keys.recipients",
-            format!("more than {} recipients", bootcfg::MAX_RECIPIENTS),
-            "name fewer",
-        );
-    }
-    for (n, text) in list.iter().enumerate() {
-        let key = format!("keys.recipients.{n}");
-        if let Err(why) = recipient::check(text) {
-            c.bad(
-                &key,
-                format!("not a recipient: {why}; no dump could be opened with it"),
-                "`lifeboat keygen` prints a recipient; the text starts with age1",
-            );
-        }
-        if list.iter().take(n).any(|before| before == text) {
-            c.bad(&key, "the same recipient twice", "remove one of them");
         }
     }
 }

@@ -26,5 +26,5 @@ mod source;
 pub use defect::{Defect, Defects};
 pub use lower::lower;
 pub use profile::{Console, KernelSource, Profile};
-pub use recipient::check as check_recipient;
+pub use recipient::recipients;
 pub use site::Site;

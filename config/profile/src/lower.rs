@@ -1,5 +1,6 @@
 //! From a checked profile and a host's site settings to what PID 1 reads.
 
+use lifeboat_crypt::{Recipient, check_recipient};
 use lifeboat_format::bootcfg::{BootConfig, Selector, SwapPlan};
 
 use crate::defect::{Defect, Defects};
@@ -18,12 +19,7 @@ use crate::site::Site;
 pub fn lower(profile: &Profile, site: &Site) -> Result<BootConfig, Defects> {
     let targets = if site.targets.is_empty() { &profile.targets } else { &site.targets };
     let encrypt = site.encrypt.unwrap_or(profile.encrypt);
-    // A site that says `encrypt = "none"` means it: the profile's recipients fall away.
-    let recipients: &[String] = match (site.recipients.is_empty(), site.encrypt) {
-        (false, _) => &site.recipients,
-        (true, Some(false)) => &[],
-        (true, _) => &profile.recipients,
-    };
+    let recipients = recipient::recipients(profile, site);
     let swap = site.swap.as_ref().unwrap_or(&profile.swap);
     let mut found = contradictions(profile, targets, encrypt, recipients, swap);
     let mut bad = |message: &str, hint: &str| {
@@ -34,6 +30,8 @@ pub fn lower(profile: &Profile, site: &Site) -> Result<BootConfig, Defects> {
     cfg.swap = swap.clone();
     let mut full = cfg.targets.extend_from_slice(targets).is_err();
     for text in recipients {
+        // Without the comment of an ssh key, which is nobody's business there.
+        let text = Recipient::parse(text).map_or_else(|_| text.clone(), |r| r.text().to_owned());
         let fixed = heapless::String::try_from(text.as_str());
         full |= fixed.map_or(true, |fixed| cfg.recipients.push(fixed).is_err());
     }
@@ -49,6 +47,12 @@ pub fn lower(profile: &Profile, site: &Site) -> Result<BootConfig, Defects> {
             "more targets or recipients than a boot configuration holds",
             "at most 16 targets and 32 recipients",
         );
+    }
+    if found.is_empty()
+        && let Err(e) = lifeboat_crypt::check_room(&cfg)
+    {
+        let (message, hint) = recipient::words(&e);
+        found.push(Defect::whole(&format!("board {}", profile.name), message).hint(hint));
     }
     // The last word is with the reader of these orders.
     if found.is_empty()
@@ -91,8 +95,9 @@ fn contradictions(
             "say encrypt = \"age\" in the site file, or name no recipients");
     }
     for text in recipients {
-        if let Err(why) = recipient::check(text) {
-            bad(format!("`{text}` is not a recipient: {why}"), "`lifeboat keygen` prints one");
+        if let Err(e) = check_recipient(text) {
+            let (message, hint) = recipient::words(&e);
+            bad(message, &hint);
         }
     }
     if let SwapPlan::List(list) = swap
@@ -125,6 +130,8 @@ fn plain(profile: &Profile) -> BootConfig {
         memory_source: profile.memory_source,
         memory: profile.memory,
         zstd_level: profile.zstd_level,
+        policy: profile.policy,
+        order: profile.order,
         chunk_pages: profile.chunk_pages,
         workers: profile.workers,
         watchdog: profile.watchdog.clone(),

@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use lifeboat_format::bootcfg::{Action, Led, MemorySource, Selector, SwapPlan, Watchdog};
+use lifeboat_format::bootcfg::{
+    Action, Led, MemorySource, Order, Policy, Selector, SwapPlan, Watchdog,
+};
 
 use crate::check;
 use crate::defect::{Defect, Defects};
 use crate::raw;
+use crate::recipient;
 use crate::source::Tree;
 
 /// Where the crash kernel's source comes from.
@@ -72,6 +75,10 @@ pub struct Profile {
     pub workers: u32,
     /// Where to write, in order of preference.
     pub targets: Vec<Selector>,
+    /// What may go from a volume to make room for a new dump.
+    pub policy: Policy,
+    /// In which order memory is captured.
+    pub order: Order,
     /// Whether dumps are encrypted.
     pub encrypt: bool,
     /// Who may open a dump.
@@ -125,6 +132,9 @@ impl Profile {
         }
         if self.encrypt && self.recipients.is_empty() {
             out.push("recipients");
+        }
+        if self.recipients.iter().any(|r| recipient::needs_plugin(r)) {
+            out.push("a recipient for that boot, in place of those of plugins");
         }
         out
     }

@@ -24,6 +24,8 @@ pub(crate) struct Board {
     #[serde(default)]
     pub(crate) target: Vec<Target>,
     #[serde(default)]
+    pub(crate) volume: Volume,
+    #[serde(default)]
     pub(crate) keys: Keys,
     #[serde(default)]
     pub(crate) after: After,
@@ -85,6 +87,31 @@ pub(crate) struct Capture {
     pub(crate) level: Option<i32>,
     pub(crate) chunk_pages: Option<u32>,
     pub(crate) workers: Option<u32>,
+    pub(crate) order: Option<Order>,
+}
+
+/// `capture.order`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Order {
+    Worth,
+    Address,
+}
+
+/// `[volume]`
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Volume {
+    pub(crate) policy: Option<Policy>,
+}
+
+/// `volume.policy`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Policy {
+    KeepFirst,
+    KeepLatest,
+    DropPulled,
 }
 
 /// `capture.codec`
@@ -136,6 +163,7 @@ pub(crate) struct Target {
     pub(crate) partlabel: Option<String>,
     pub(crate) partuuid: Option<String>,
     pub(crate) parttype: Option<String>,
+    pub(crate) volume: Option<String>,
     /// Known only so that the refusal can say why.
     pub(crate) path: Option<String>,
 }

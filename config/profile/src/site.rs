@@ -7,6 +7,7 @@ use lifeboat_format::bootcfg::{Selector, SwapPlan};
 use crate::check::{self, Checker};
 use crate::defect::Defects;
 use crate::raw;
+use crate::recipient;
 use crate::source::Tree;
 
 /// Site settings; what is `None` or empty leaves the profile's word in force.
@@ -39,7 +40,7 @@ impl Site {
             check::target_is_not_swap(&mut c, &targets, plan);
         }
         let encrypt = raw.keys.encrypt.map(|e| e == raw::Encrypt::Age);
-        check::recipients(&mut c, encrypt.unwrap_or(true), &raw.keys.recipients);
+        recipient::check(&mut c, encrypt.unwrap_or(true), &raw.keys.recipients);
         let too_long =
             |h: &String| h.len() > 255 || h.is_empty() || h.chars().any(char::is_control);
         if raw.hostname.as_ref().is_some_and(too_long) {

@@ -66,7 +66,7 @@ fn a_target_by_device_path_names_the_disaster() {
     let text = format!("{GOOD}[[target]]\npath = \"/dev/sda3\"\n");
     assert_eq!(
         refused(&text),
-        "board.toml:4:8: a target named by device path: names follow probe order, and after the next disk swap the dump would go to another disk\n    4 | path = \"/dev/sda3\"\n      |        ^^^^^^^^^^^\nhint: partlabel, partuuid or parttype; `lsblk -o NAME,PARTLABEL,PARTUUID` shows them"
+        "board.toml:4:8: a target named by device path: names follow probe order, and after the next disk swap the dump would go to another disk\n    4 | path = \"/dev/sda3\"\n      |        ^^^^^^^^^^^\nhint: partlabel, partuuid, parttype or volume; `lsblk -o NAME,PARTLABEL,PARTUUID` shows them"
     );
 }
 
@@ -264,6 +264,7 @@ fn a_site_is_held_to_the_same_rules() {
         ("hostnme = \"x\"\n", "did you mean `hostname`?"),
         ("[keys]\nrecipients = [\"age1x\"]\n", "not a recipient"),
         ("[[target]]\npath = \"/dev/sda\"\n", "named by device path"),
+        ("[[target]]\nvolume = \"12ab\"\n", "32 hexadecimal digits"),
         ("swap = \"al\"\n", "hint: the words are: auto, none"),
         ("swap = [\"partlabel=x\"]\n[[target]]\npartlabel = \"x\"\n", "overwrite the swap"),
         ("[kernel]\ncpus = 2\n", "unknown key `kernel`"),

@@ -6,6 +6,7 @@
 //! targets and their guard. Nothing is loaded until all of it is in order.
 
 mod cpio;
+mod escrow;
 mod image;
 mod initrd;
 mod orders;
@@ -31,7 +32,7 @@ pub(crate) fn arm(args: &cli::Arm) -> Ended {
     let image = Image::open(&args.image)?;
     let mut orders = Orders::of(args, &image)?;
     let reserved = check_reservation(&orders, args.dangerously_ignore_size)?;
-    let targets = Target::look_all(&orders.config.targets)?;
+    let targets = Target::look_all(&orders.config.targets, orders.config.policy)?;
     check_targets(&targets, args.force)?;
     target::warn_of_missing_swap(&orders.config.swap)?;
     if !orders.config.encrypt {
@@ -82,7 +83,8 @@ pub(crate) fn status(args: &cli::Status) -> Ended {
     let note = state::read()?;
     let armed = loaded && note.is_some();
     let selectors: Vec<_> = note.iter().flat_map(orders::targets_of).collect();
-    let targets = Target::look_all(&selectors)?;
+    let targets =
+        Target::look_all(&selectors, note.as_ref().map(orders::policy_of).unwrap_or_default())?;
     if args.json {
         crate::cmd::print_json(&json!({
             "armed": armed, "loaded": loaded, "reservation_bytes": reserved, "note": note,
@@ -229,10 +231,16 @@ fn note(orders: &Orders, image: &Image, reserved: u64, targets: &[Target]) -> Va
         SwapPlan::Auto => vec!["auto".to_owned()],
         SwapPlan::List(list) => list.iter().map(ToString::to_string).collect(),
     };
+    let one = |r: &str, way: &str| json!({ "recipient": r, "fingerprint": hex(&lifeboat_crypt::fingerprint(r)), "way": way });
+    let plugins = orders.one_boot.as_ref().map_or(&[][..], |o| &o.plugins);
     let recipients: Vec<Value> = c
         .recipients
         .iter()
-        .map(|r| json!({ "recipient": r.as_str(), "fingerprint": hex(&lifeboat_crypt::fingerprint(r)) }))
+        .map(|r| match &orders.one_boot {
+            Some(o) if o.recipient == r.as_str() => one(r, "this boot only"),
+            _ => one(r, "direct"),
+        })
+        .chain(plugins.iter().map(|r| one(r, "through the one of this boot")))
         .collect();
     json!({
         "armed_at": c.armed_at,
@@ -245,6 +253,7 @@ fn note(orders: &Orders, image: &Image, reserved: u64, targets: &[Target]) -> Va
         "recipients": recipients,
         "targets": targets.iter().map(Target::json).collect::<Vec<_>>(),
         "swap": swap,
+        "policy": c.policy.name(),
         "memory": c.memory,
         "cmdline": orders.cmdline,
         "deadline_s": c.deadline_s,
@@ -281,7 +290,12 @@ fn summary(note: &Value, targets: &[Target]) -> String {
     if note.get("encrypt").and_then(Value::as_bool) == Some(true) {
         for r in note.get("recipients").and_then(Value::as_array).into_iter().flatten() {
             let part = |key: &str| r.get(key).and_then(Value::as_str).unwrap_or("?");
-            line("recipient", &safe(&format!("{} ({})", part("recipient"), part("fingerprint"))));
+            let way = match part("way") {
+                "direct" | "?" => String::new(),
+                way => format!(", {way}"),
+            };
+            let text = format!("{} ({}){way}", part("recipient"), part("fingerprint"));
+            line("recipient", &safe(&text));
         }
     } else {
         line("security", "*** UNENCRYPTED: the dump will be readable by anybody ***");

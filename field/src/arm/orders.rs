@@ -1,10 +1,11 @@
 //! What the crash kernel is told: the image's profile, the site file over it,
 //! and the command line over both.
 
-use lifeboat_format::bootcfg::{BootConfig, Selector, SwapPlan};
+use lifeboat_format::bootcfg::{BootConfig, Policy, Selector, SwapPlan};
 use lifeboat_profile::{Profile, Site};
 use serde_json::Value;
 
+use super::escrow::OneBoot;
 use super::image::Image;
 use crate::cli;
 use crate::ui::{Context as _, Failure, now};
@@ -17,6 +18,8 @@ const MAX_CMDLINE: usize = 2048 - 48;
 pub(crate) struct Orders {
     /// For PID 1; without seed yet.
     pub(crate) config: BootConfig,
+    /// What stands in for recipients of plugins, if there are any.
+    pub(crate) one_boot: Option<OneBoot>,
     /// For the crash kernel.
     pub(crate) cmdline: String,
     /// What `crashkernel=` must reserve, in MiB.
@@ -36,7 +39,10 @@ impl Orders {
             None => Site::default(),
         };
         overlay(&mut site, args)?;
+        let one_boot = OneBoot::make(&profile, &mut site)?;
         let mut config = lifeboat_profile::lower(&profile, &site).plain()?;
+        config.escrow = one_boot.as_ref().map(|o| o.escrow.clone());
+        lifeboat_crypt::check_room(&config).plain()?;
         config.image = fixed(&image.version(), "the image's version")?;
         if let Some(fault) = &args.dangerously_inject_fault {
             config.fault = fixed(fault, "--dangerously-inject-fault")?;
@@ -62,7 +68,7 @@ impl Orders {
             ))
             .hint("shorten kernel.cmdline of the profile or --cmdline-append"));
         }
-        Ok(Self { config, cmdline, crashkernel_mib: profile.crashkernel_mib })
+        Ok(Self { config, one_boot, cmdline, crashkernel_mib: profile.crashkernel_mib })
     }
 }
 
@@ -119,4 +125,13 @@ pub(crate) fn targets_of(note: &Value) -> Vec<Selector> {
         .flatten()
         .filter_map(|t| Selector::parse(t.get("selector")?.as_str()?).ok())
         .collect()
+}
+
+/// The policy that a note names; the default for a note that names none.
+pub(crate) fn policy_of(note: &Value) -> Policy {
+    let name = note.get("policy").and_then(Value::as_str);
+    [Policy::KeepFirst, Policy::KeepLatest, Policy::DropPulled]
+        .into_iter()
+        .find(|p| name == Some(p.name()))
+        .unwrap_or_default()
 }

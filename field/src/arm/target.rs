@@ -1,7 +1,7 @@
 //! Finds the targets on this host, as the crash kernel will, and tries their
 //! guard: a bad target is found when arming, not at the crash.
 
-use lifeboat_format::bootcfg::{Selector, SwapPlan};
+use lifeboat_format::bootcfg::{Policy, Selector, SwapPlan};
 use lifeboat_sink::Volume;
 use lifeboat_sources::blockdev::{self, Block};
 use serde_json::{Value, json};
@@ -25,15 +25,15 @@ pub(crate) struct Target {
 
 impl Target {
     /// Looks for every selector on this machine.
-    pub(crate) fn look_all(selectors: &[Selector]) -> Result<Vec<Self>, Failure> {
+    pub(crate) fn look_all(selectors: &[Selector], policy: Policy) -> Result<Vec<Self>, Failure> {
         if selectors.is_empty() {
             return Ok(Vec::new());
         }
         let blocks = blockdev::enumerate().context("/sys/class/block")?;
-        Ok(selectors.iter().map(|s| Self::look(&blocks, s)).collect())
+        Ok(selectors.iter().map(|s| Self::look(&blocks, s, policy)).collect())
     }
 
-    fn look(blocks: &[Block], selector: &Selector) -> Self {
+    fn look(blocks: &[Block], selector: &Selector, policy: Policy) -> Self {
         let mut target = Self {
             selector: selector.to_string(),
             device: None,
@@ -45,7 +45,8 @@ impl Target {
             Err(e) => target.fault = Some(Failure::of(&e).text().to_owned()),
             Ok(block) => {
                 target.device = Some(block.path.display().to_string());
-                let inspected = device::block_device(&block.path).and_then(|w| target.inspect(&w));
+                let inspected =
+                    device::block_device(&block.path).and_then(|w| target.inspect(&w, policy));
                 if let Err(failure) = inspected {
                     target.fault = Some(failure.text().to_owned());
                 }
@@ -54,13 +55,13 @@ impl Target {
         target
     }
 
-    fn inspect(&mut self, window: &Window) -> Result<(), Failure> {
+    fn inspect(&mut self, window: &Window, policy: Policy) -> Result<(), Failure> {
         let volume =
             Volume::open(window.dev()?, window.placement()).map_err(|e| Failure::of(&e))?;
         self.unpulled =
             volume.dumps().iter().filter(|(_, r)| !r.pulled).map(|(_, r)| r.number).collect();
         volume.guard().map_err(|e| Failure::of(&e))?;
-        self.room = volume.plan().map_err(|e| Failure::of(&e))?.len;
+        self.room = volume.plan(policy).map_err(|e| Failure::of(&e))?.len;
         Ok(())
     }
 
