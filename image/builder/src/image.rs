@@ -99,10 +99,7 @@ pub(crate) fn build(
     replace_dir(&stage.dir, &done)?;
     report.line("image", &done.display().to_string());
     if !profile.missing().is_empty() {
-        report.line(
-            "note",
-            &format!("site settings needed when arming: {}", profile.missing().join(", ")),
-        );
+        report.line("note", &format!("needed when arming: {}", profile.missing().join(", ")));
     }
     Ok(())
 }

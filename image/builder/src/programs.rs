@@ -41,17 +41,20 @@ pub(crate) fn build(root: &Path) -> Result<Programs, Failure> {
     let rust_maps = rust_maps.collect::<Vec<_>>().join(",");
     let c_maps = maps.iter().rev().map(|(from, to)| format!("-ffile-prefix-map={from}={to}"));
     let c_maps = c_maps.collect::<Vec<_>>().join(" ");
-    let mut cargo = rust("cargo", root);
-    cargo.args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"]).arg(&target);
+    // One by one: built together, PID 1 would get what only the host command asks of the
+    // crates that they share (age's plugins).
     for package in PACKAGES {
-        cargo.args(["-p", package]);
+        let mut cargo = rust("cargo", root);
+        cargo.args(["build", "--release", "--locked", "-p", package]);
+        cargo.args(["--target", TARGET, "--target-dir"]).arg(&target);
+        // Joined to the flags of .cargo/config.toml, which make the programs static.
+        cargo.arg("--config").arg(format!("target.{TARGET}.rustflags=[{rust_maps}]"));
+        cargo.env("CFLAGS", &c_maps).env("SOURCE_DATE_EPOCH", "0");
+        let log = target.join(format!("build-{package}.log"));
+        run::logged(&mut cargo, "cargo build", &log).map_err(|e| {
+            e.hint(format!("run the same with `cargo build --release -p {package}`"))
+        })?;
     }
-    // Joined to the flags of .cargo/config.toml, which make the programs static.
-    cargo.arg("--config").arg(format!("target.{TARGET}.rustflags=[{rust_maps}]"));
-    cargo.env("CFLAGS", c_maps).env("SOURCE_DATE_EPOCH", "0");
-    run::logged(&mut cargo, "cargo build", &root.join("target/image/build.log")).map_err(|e| {
-        e.hint("run the same with `cargo build --release -p lifeboat-init -p lifeboat`")
-    })?;
     let dir = target.join(TARGET).join("release");
     Ok(Programs {
         init: dir.join("lifeboat-init"),

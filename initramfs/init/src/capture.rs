@@ -4,21 +4,21 @@ use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lifeboat_crypt::Sealer;
-use lifeboat_engine::{
-    CommitFacts, Cursor, EngineError, Frames, Job, Monitor, PageRead, ReadFault, Worker, capture,
-};
-use lifeboat_format::bootcfg::{BootConfig, SwapPlan};
+use lifeboat_engine::{CommitFacts, Frames, Worker};
+use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::commit::{Outcome, SourceKind as Recorded};
-use lifeboat_format::{ChunkKind, Pfn, SlotState};
-use lifeboat_sink::DumpWriter;
-use lifeboat_sources::{AnyMemory, MemoryReader, OldMemory, SourceKind, open_auto};
+use lifeboat_format::header::HEADER_LEN;
+use lifeboat_format::{BLOCK, ChunkKind, SlotState};
+use lifeboat_sink::{Chain, FileDev, Head as PartHead};
+use lifeboat_sources::{AnyMemory, OldMemory, SourceKind, open_auto};
 
 use crate::console::{say, with_record};
 use crate::join::{CryptSeal, Disk};
+use crate::pages::{self, Pages};
 use crate::phase::{Journal, Phase};
 use crate::supervisor::Supervisor;
 use crate::swap::Swaps;
-use crate::target::{self, Target};
+use crate::target::{self, Disks, Target};
 use crate::{Failure, devices, fault, head};
 
 /// Seconds since 1970 by the crash kernel's clock, which comes from the RTC.
@@ -26,7 +26,7 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-type Writer = Frames<Disk, CryptSeal>;
+pub(crate) type Writer = Frames<Disk<FileDev, Disks>, CryptSeal>;
 
 /// Runs all phases. `Ok` means that a dump is committed, complete or partial.
 pub(crate) fn run(
@@ -62,29 +62,19 @@ pub(crate) fn run(
     );
 
     enter(Phase::Guard);
-    let mut target = target::choose(config, &devices.targets)?;
-    say!(
-        "guard: {} is ours, dump {} gets up to {} MiB in slot {}",
-        target.block.path.display(),
-        target.plan.number,
-        target.plan.len >> 20,
-        target.plan.slot
+    let asked = (
+        if config.memory { memory.ranges().iter().map(|r| r.pages()).sum() } else { 0 },
+        swaps.pages(),
     );
+    let target = target::choose(config, &devices.targets, asked.0.saturating_add(asked.1))?;
+    target.report();
 
     enter(Phase::Head);
+    let worth = pages::worth(config, &memory);
     let head = head::Head::gather(config, &memory, &swaps, &target)?;
     let mut workers = make_workers(config)?;
-    let sealer = Sealer::new(head.key.as_ref());
-    let disk =
-        Disk(DumpWriter::new(target::queue(&target.block)?, target.plan.start.0, target.plan.len));
-    let mut frames = Frames::new(disk, CryptSeal(sealer), &head.header, &head.keys);
-    target.volume.begin(&target.plan, head.header.dump_id, head.header.created)?;
-    let first = workers.first_mut().ok_or("no worker")?;
-    frames.begin()?;
-    frames.text(ChunkKind::Log, head.log.as_bytes(), first.scratch())?;
-    frames.text(ChunkKind::Notes, memory.notes(), first.scratch())?;
-    frames.text(ChunkKind::Meta, &head.meta, first.scratch())?;
-    frames.checkpoint()?;
+    let name = target.name();
+    let frames = begin(config, &memory, &head, target, &mut workers)?;
     say!(
         "head: kernel {}, {}, log {} KiB, {} recipients, {} workers",
         head.header.release_text(),
@@ -95,15 +85,41 @@ pub(crate) fn run(
     );
 
     let frames = Mutex::new(frames);
-    let outcome = pages(config, journal, supervisor, &memory, &swaps, &mut workers, &frames)?;
+    let worth = worth.as_ref();
+    let (memory, swaps, frames_ref) = (&memory, &swaps, &frames);
+    let all = Pages { config, journal, supervisor, memory, swaps, worth, frames: frames_ref };
+    let outcome = all.capture(&mut workers)?;
 
     enter(Phase::Commit);
-    let asked = (
-        if config.memory { memory.ranges().iter().map(|r| r.pages()).sum() } else { 0 },
-        swaps.pages(),
-    );
     let frames = frames.into_inner().map_err(|_| "a worker failed")?;
-    commit(frames, outcome, recorded(memory.kind()), asked, &mut workers, journal, &mut target)
+    commit(frames, outcome, recorded(memory.kind()), asked, &mut workers, journal, &name)
+}
+
+/// Takes a slot and writes all that comes before the first page.
+fn begin(
+    config: &BootConfig,
+    memory: &AnyMemory,
+    head: &head::Head,
+    target: Target,
+    workers: &mut [Worker],
+) -> Result<Writer, Failure> {
+    let header = head.header.encode();
+    let mut bytes = Box::new([0u8; HEADER_LEN]);
+    let (first, rest) = bytes.split_at_mut(BLOCK);
+    first.copy_from_slice(&header);
+    rest.copy_from_slice(&*head.keys);
+    let part = PartHead { dump_id: head.header.dump_id, bytes, now: head.header.created };
+    let Target { disks, candidates, first, plan, .. } = target;
+    let chain = Chain::begin(disks, candidates, first, &plan, config.policy, part)?;
+    let sealer = Sealer::new(head.key.as_ref());
+    let mut frames = Frames::new(Disk(chain), CryptSeal(sealer), &head.header, &head.keys);
+    let scratch = workers.first_mut().ok_or("no worker")?.scratch();
+    frames.begin()?;
+    frames.lasting_text(ChunkKind::Log, head.log.as_bytes(), scratch)?;
+    frames.lasting_text(ChunkKind::Notes, memory.notes(), scratch)?;
+    frames.lasting_text(ChunkKind::Meta, &head.meta, scratch)?;
+    frames.checkpoint()?;
+    Ok(frames)
 }
 
 fn open_memory(config: &BootConfig) -> Result<AnyMemory, Failure> {
@@ -134,126 +150,6 @@ fn make_workers(config: &BootConfig) -> Result<Vec<Worker>, Failure> {
     Ok(workers)
 }
 
-/// Memory, then every swap device. `Err` only where nothing can be committed.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "they are all different things, and it has one caller"
-)]
-fn pages(
-    config: &BootConfig,
-    journal: &Journal,
-    supervisor: &Supervisor,
-    memory: &AnyMemory,
-    swaps: &Swaps,
-    workers: &mut [Worker],
-    frames: &Mutex<Writer>,
-) -> Result<Outcome, Failure> {
-    let clock = Clock { journal, supervisor };
-    supervisor.enter(journal, Phase::Memory, config);
-    fault::inject(config, Phase::Memory);
-    let mut outcome = Outcome::Complete;
-    if config.memory {
-        let cursor = Cursor::new(memory.ranges());
-        let job = Job {
-            kind: ChunkKind::Memory,
-            device: 0,
-            name: "old memory",
-            cursor: &cursor,
-            monitor: &clock,
-        };
-        let open = || Ok(Box::new(Memory(memory.reader()?)) as Box<dyn PageRead + Send>);
-        outcome = run_job(&job, workers, &open, frames)?;
-        report("memory", outcome, frames, journal, |f| f.counts().0);
-    }
-    supervisor.enter(journal, Phase::Swap, config);
-    fault::inject(config, Phase::Swap);
-    for source in &swaps.list {
-        if matches!(outcome, Outcome::Full | Outcome::Deadline) {
-            say!("swap: {} not captured: {}", source.name(), outcome.name());
-            continue;
-        }
-        let ranges = [source.range()];
-        let cursor = Cursor::new(&ranges);
-        let job = Job {
-            kind: ChunkKind::Swap,
-            device: source.index(),
-            name: "a swap device",
-            cursor: &cursor,
-            monitor: &clock,
-        };
-        let open = || source.reader();
-        let this = run_job(&job, workers, &open, frames)?;
-        if this != Outcome::Complete {
-            outcome = this;
-        }
-    }
-    if swaps.missing && outcome == Outcome::Complete {
-        outcome = Outcome::SourceFailed;
-    }
-    if config.swap != SwapPlan::None {
-        report("swap", outcome, frames, journal, |f| f.counts().1);
-    }
-    Ok(outcome)
-}
-
-type OpenReader<'a> = dyn Fn() -> Result<Box<dyn PageRead + Send>, Failure> + 'a;
-
-/// Runs all workers over one source.
-fn run_job(
-    job: &Job<'_>,
-    workers: &mut [Worker],
-    open: &OpenReader<'_>,
-    frames: &Mutex<Writer>,
-) -> Result<Outcome, Failure> {
-    let mut readers = Vec::with_capacity(workers.len());
-    for _ in workers.iter() {
-        readers.push(open()?);
-    }
-    let results: Vec<Result<(), EngineError>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = workers
-            .iter_mut()
-            .zip(readers)
-            .map(|(worker, mut reader)| {
-                scope.spawn(move || capture(worker, job, &mut *reader, frames))
-            })
-            .collect();
-        threads.into_iter().map(|t| t.join().unwrap_or(Err(EngineError::Poisoned))).collect()
-    });
-    let mut outcome = Outcome::Complete;
-    for error in results.into_iter().filter_map(Result::err) {
-        if !error.can_commit() {
-            return Err(error.into());
-        }
-        say!("{}: {error}", job.name);
-        outcome = match error {
-            EngineError::Full => Outcome::Full,
-            EngineError::Stopped => Outcome::Deadline,
-            _ => Outcome::SourceFailed,
-        };
-    }
-    Ok(outcome)
-}
-
-fn report(
-    what: &str,
-    outcome: Outcome,
-    frames: &Mutex<Writer>,
-    journal: &Journal,
-    counts: impl Fn(&Writer) -> lifeboat_format::commit::PageCounts,
-) {
-    let Ok(frames) = frames.lock() else { return };
-    let c = counts(&frames);
-    say!(
-        "{what}: {}: {} pages with data, {} zero, {} unreadable, {} MiB written, {} ms",
-        outcome.name(),
-        c.data,
-        c.zero,
-        c.unreadable,
-        c.stored_bytes >> 20,
-        journal.phase_ms()
-    );
-}
-
 fn commit(
     mut frames: Writer,
     outcome: Outcome,
@@ -261,7 +157,7 @@ fn commit(
     asked: (u64, u64),
     workers: &mut [Worker],
     journal: &Journal,
-    target: &mut Target,
+    name: &str,
 ) -> Result<(), Failure> {
     let first = workers.first_mut().ok_or("no worker")?;
     frames.open_reserve();
@@ -284,17 +180,16 @@ fn commit(
     };
     let record = frames.finish(&facts)?;
     let state = if outcome == Outcome::Complete { SlotState::Complete } else { SlotState::Partial };
-    target.volume.update(target.plan.slot, |slot| {
-        slot.state = state;
-        slot.used_len = record.total_len;
-    })?;
+    // The dump is whole and says so itself: a slot that cannot be written costs `list` a line.
+    if let Err(why) = frames.sink_mut().0.close(state) {
+        say!("commit: the slot could not be written: {why}");
+    }
     say!(
-        "commit: dump {} on {} is {}: {} MiB in {} chunks, {} writes ({}), {} ms in all",
-        target.plan.number,
-        target.block.path.display(),
+        "commit: {name} is {}: {} MiB in {} chunks, {} parts, {} writes ({}), {} ms in all",
         outcome.name(),
         record.total_len >> 20,
         record.chunks,
+        u32::from(record.last_part) + 1,
         writes,
         io.name(),
         journal.elapsed_ms()
@@ -312,35 +207,4 @@ fn recorded(kind: SourceKind) -> Recorded {
 
 fn pages_mib(pages: u64) -> u64 {
     pages >> 8
-}
-
-/// Stops the capture in time to commit what is there, and shows that it moves.
-struct Clock<'a> {
-    journal: &'a Journal,
-    supervisor: &'a Supervisor,
-}
-
-impl Monitor for Clock<'_> {
-    fn tick(&self, pages: u64) -> bool {
-        self.supervisor.moved(self.journal, pages);
-        self.supervisor.capture_ms_left() > 0
-    }
-}
-
-struct Memory(MemoryReader);
-
-impl PageRead for Memory {
-    fn read(
-        &mut self,
-        first: Pfn,
-        buf: &mut [u8],
-        bad: &mut dyn FnMut(usize),
-    ) -> Result<(), ReadFault> {
-        self.0
-            .read_pages(first, buf, &mut |pfn| {
-                bad(usize::try_from(pfn.0.saturating_sub(first.0)).unwrap_or(usize::MAX));
-            })
-            .map(|_| ())
-            .map_err(|e| ReadFault(std::io::Error::other(e)))
-    }
 }

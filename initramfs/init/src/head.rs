@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use heapless::String as Fixed;
-use lifeboat_crypt::{DataKey, fingerprint, header_digest, wrap};
+use lifeboat_crypt::{DataKey, header_digest};
 use lifeboat_format::bootcfg::{BootConfig, MAX_LEN};
-use lifeboat_format::header::{KEY_AREA_LEN, MAX_RECIPIENTS};
+use lifeboat_format::header::KEY_AREA_LEN;
 use lifeboat_format::meta::{MetaWriter, SwapDevice, Tag};
-use lifeboat_format::{Cipher, DumpHeader, Id, KeyArea, PAGE, text_field};
+use lifeboat_format::{Cipher, DumpHeader, FORMAT_VERSION, Id, PAGE, text_field};
 use lifeboat_sources::paging::{AddressSpace, VirtReader};
 use lifeboat_sources::vmcoreinfo::VmcoreInfo;
 use lifeboat_sources::{AnyMemory, OldMemory, kmsg, notes};
@@ -56,9 +56,11 @@ impl Head {
         let random = random_bytes()?;
         let mut entropy = Zeroizing::new([0u8; 32]);
         split(&random, &mut dump_id, &mut entropy);
+        let key = config.encrypt.then(|| data_key(config, &entropy, &dump_id));
         let header = DumpHeader {
+            version: FORMAT_VERSION,
             dump_id,
-            volume_id: target.volume.superblock().volume_id,
+            volume_id: target.volume_id(),
             number: target.plan.number,
             created: now(),
             cipher: if config.encrypt { Cipher::Aes256Gcm } else { Cipher::None },
@@ -66,9 +68,9 @@ impl Head {
             release: text_field(release),
             reason: text_field(kmsg::panic_reason(&log)),
             image: text_field(&config.image),
+            key_id: key.as_ref().map(DataKey::id).unwrap_or_default(),
         };
-        let key = config.encrypt.then(|| data_key(config, &entropy, &dump_id));
-        let keys = wrap_key(config, key.as_ref())?;
+        let keys = lifeboat_crypt::key_area(config, key.as_ref())?;
         let meta = tables(config, &header, memory, swaps)?;
         Ok(Self { header, keys, key, log, meta })
     }
@@ -144,24 +146,6 @@ fn data_key(config: &BootConfig, entropy: &[u8; 32], dump_id: &Id) -> DataKey {
     let seed = config.seed.as_ref().map_or(&[][..], |s| &s[..]);
     let time = now().to_le_bytes();
     DataKey::mix(&[entropy, seed, dump_id, &time])
-}
-
-fn wrap_key(
-    config: &BootConfig,
-    key: Option<&DataKey>,
-) -> Result<Box<[u8; KEY_AREA_LEN]>, Failure> {
-    let mut area = Box::new([0u8; KEY_AREA_LEN]);
-    let mut prints: heapless::Vec<[u8; 8], MAX_RECIPIENTS> = heapless::Vec::new();
-    let mut wrapped = Vec::new();
-    if let Some(key) = key {
-        let recipients: Vec<&str> = config.recipients.iter().map(|r| r.as_str()).collect();
-        wrapped = wrap(key, &recipients)?;
-        for r in recipients {
-            let _ = prints.push(fingerprint(r));
-        }
-    }
-    KeyArea::encode(&mut area, 0, &prints, &wrapped)?;
-    Ok(area)
 }
 
 /// The meta chunk's tables.

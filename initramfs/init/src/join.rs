@@ -7,8 +7,7 @@ use std::io;
 use lifeboat_crypt::Sealer;
 use lifeboat_engine::{FrameSink, Seal, SealFault};
 use lifeboat_format::{ByteOff, Cipher, CommitRecord};
-use lifeboat_sink::DumpWriter;
-use lifeboat_sys::WriteQueue;
+use lifeboat_sink::{BlockDev, Chain, Host};
 
 /// The cipher of a dump.
 pub(crate) struct CryptSeal(pub(crate) Sealer);
@@ -30,12 +29,12 @@ impl Seal for CryptSeal {
     }
 }
 
-/// The dump's extent on its device.
-pub(crate) struct Disk(pub(crate) DumpWriter<WriteQueue>);
+/// The dump's extents on their devices.
+pub(crate) struct Disk<D, H: Host>(pub(crate) Chain<D, H>);
 
-impl FrameSink for Disk {
+impl<D: BlockDev, H: Host> FrameSink for Disk<D, H> {
     fn position(&self) -> ByteOff {
-        self.0.position()
+        ByteOff(self.0.position())
     }
     fn remaining(&self) -> u64 {
         self.0.remaining()
@@ -49,7 +48,16 @@ impl FrameSink for Disk {
     fn checkpoint(&mut self) -> io::Result<()> {
         self.0.checkpoint()
     }
-    fn commit(&mut self, record: &CommitRecord) -> io::Result<()> {
-        self.0.commit(record)
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+    fn more(&mut self, need: u64) -> bool {
+        self.0.more(need)
+    }
+    fn moved(&mut self) -> bool {
+        self.0.moved()
+    }
+    fn part(&self) -> u8 {
+        self.0.part()
     }
 }

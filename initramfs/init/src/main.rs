@@ -18,6 +18,7 @@ mod head;
 mod join;
 mod led;
 mod mounts;
+mod pages;
 mod phase;
 mod power;
 mod supervisor;

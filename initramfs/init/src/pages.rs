@@ -1,0 +1,293 @@
+//! The pages: memory in the order of its worth, and the swap devices.
+
+use std::sync::Mutex;
+
+use lifeboat_engine::{
+    Cursor, EngineError, Input, Job, LayerRead, Monitor, PageRead, ReadFault, Worker, capture,
+};
+use lifeboat_format::bootcfg::{BootConfig, Order, SwapPlan};
+use lifeboat_format::commit::{Outcome, PageCounts};
+use lifeboat_format::{ChunkKind, Layer, Pfn, PhysAddr};
+use lifeboat_sources::elfcorehdr::CoreHeader;
+use lifeboat_sources::vmcoreinfo::VmcoreInfo;
+use lifeboat_sources::worth::{Worth, WorthReader};
+use lifeboat_sources::{AnyMemory, MemoryReader, OldMemory, SourceKind, notes};
+
+use crate::capture::Writer;
+use crate::console::say;
+use crate::phase::{Journal, Phase};
+use crate::supervisor::Supervisor;
+use crate::swap::{SwapSource, Swaps};
+use crate::{Failure, fault};
+
+/// Everything that is captured, and who does it.
+pub(crate) struct Pages<'a> {
+    pub(crate) config: &'a BootConfig,
+    pub(crate) journal: &'a Journal,
+    pub(crate) supervisor: &'a Supervisor,
+    pub(crate) memory: &'a AnyMemory,
+    pub(crate) swaps: &'a Swaps,
+    pub(crate) worth: Option<&'a Worth>,
+    pub(crate) frames: &'a Mutex<Writer>,
+}
+
+/// What pages are worth, if the configuration asks and the dead kernel's records can be
+/// read and agree with themselves. Anything else is said and costs only the order.
+pub(crate) fn worth(config: &BootConfig, memory: &AnyMemory) -> Option<Worth> {
+    if config.order != Order::Worth || !config.memory {
+        return None;
+    }
+    let open = || -> Result<Worth, Failure> {
+        let info = notes::vmcoreinfo(memory.notes()).map(VmcoreInfo::new);
+        let info = info.ok_or("no VMCOREINFO")?;
+        let mut reader = memory.reader()?;
+        let worth = Worth::open(&info, &mut reader)?;
+        // Only the elfcorehdr itself tells where the notes lie; /proc/vmcore hides it.
+        if memory.kind() == SourceKind::Oldmem {
+            for note in CoreHeader::parse(memory.elfcorehdr())?.notes() {
+                worth.confirm(&mut reader, PhysAddr(note.offset).pfn())?;
+            }
+        }
+        Ok(worth)
+    };
+    match open() {
+        Ok(worth) => {
+            say!("order: by worth; {}", worth.describe());
+            Some(worth)
+        }
+        Err(why) => {
+            say!("order: by address, because the dead kernel's page records cannot be used: {why}");
+            None
+        }
+    }
+}
+
+impl Pages<'_> {
+    /// Captures all of it, the most valuable first: what comes last is what a full
+    /// partition or the deadline costs. `Err` only where nothing can be committed.
+    pub(crate) fn capture(&self, workers: &mut [Worker]) -> Result<Outcome, Failure> {
+        let mut outcome = Outcome::Complete;
+        let (before, behind): (&[Layer], &[Layer]) = match self.worth {
+            None => (&[Layer::Address], &[]),
+            Some(_) => (&[Layer::Kernel, Layer::User], &[Layer::Cache, Layer::Free]),
+        };
+        self.enter(Phase::Memory);
+        self.layers(before, workers, &mut outcome)?;
+        self.enter(Phase::Swap);
+        self.swap(workers, &mut outcome)?;
+        if !behind.is_empty() {
+            self.supervisor.enter(self.journal, Phase::Memory, self.config);
+            self.layers(behind, workers, &mut outcome)?;
+        }
+        Ok(outcome)
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.supervisor.enter(self.journal, phase, self.config);
+        fault::inject(self.config, phase);
+    }
+
+    fn layers(
+        &self,
+        layers: &[Layer],
+        workers: &mut [Worker],
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
+        for layer in layers.iter().filter(|_| self.config.memory) {
+            if is_over(*outcome) {
+                say!("memory, {} pages: not captured: {}", layer.name(), outcome.name());
+                continue;
+            }
+            let cursor = Cursor::new(self.memory.ranges());
+            let clock = self.clock();
+            let job = Job {
+                kind: ChunkKind::Memory,
+                device: 0,
+                layer: *layer,
+                name: "old memory",
+                cursor: &cursor,
+                monitor: &clock,
+            };
+            let before = self.counts(|f| f.counts().0);
+            let this = self.run(&job, workers, &|| self.memory_input())?;
+            self.report("memory", layer.name(), this, &before, |f| f.counts().0);
+            join(outcome, this);
+        }
+        Ok(())
+    }
+
+    fn memory_input(&self) -> Result<OwnedInput<'_>, Failure> {
+        let layers = match self.worth {
+            Some(worth) => {
+                let reader = WorthReader::new(worth, self.memory.reader()?);
+                Some(Box::new(Layers(reader)) as Box<dyn LayerRead + Send>)
+            }
+            None => None,
+        };
+        Ok(OwnedInput { pages: Box::new(Memory(self.memory.reader()?)), layers })
+    }
+
+    fn swap(&self, workers: &mut [Worker], outcome: &mut Outcome) -> Result<(), Failure> {
+        for source in &self.swaps.list {
+            if is_over(*outcome) {
+                say!("swap: {} not captured: {}", source.name(), outcome.name());
+                continue;
+            }
+            let this = self.swap_device(source, workers)?;
+            join(outcome, this);
+        }
+        if self.swaps.missing {
+            join(outcome, Outcome::SourceFailed);
+        }
+        Ok(())
+    }
+
+    fn swap_device(&self, source: &SwapSource, workers: &mut [Worker]) -> Result<Outcome, Failure> {
+        let ranges = [source.range()];
+        let cursor = Cursor::new(&ranges);
+        let clock = self.clock();
+        let job = Job {
+            kind: ChunkKind::Swap,
+            device: source.index(),
+            layer: Layer::Address,
+            name: "a swap device",
+            cursor: &cursor,
+            monitor: &clock,
+        };
+        let open = || Ok(OwnedInput { pages: source.reader()?, layers: None });
+        let before = self.counts(|f| f.counts().1);
+        let this = self.run(&job, workers, &open)?;
+        if self.config.swap != SwapPlan::None {
+            self.report("swap", "all", this, &before, |f| f.counts().1);
+        }
+        Ok(this)
+    }
+
+    fn clock(&self) -> Clock<'_> {
+        Clock { journal: self.journal, supervisor: self.supervisor }
+    }
+
+    fn counts(&self, of: impl Fn(&Writer) -> PageCounts) -> PageCounts {
+        self.frames.lock().map(|f| of(&f)).unwrap_or_default()
+    }
+
+    fn report(
+        &self,
+        what: &str,
+        which: &str,
+        outcome: Outcome,
+        before: &PageCounts,
+        of: impl Fn(&Writer) -> PageCounts,
+    ) {
+        let now = self.counts(of);
+        say!(
+            "{what}, {which} pages: {}: {} with data, {} zero, {} unreadable, {} MiB written, {} ms",
+            outcome.name(),
+            now.data.saturating_sub(before.data),
+            now.zero.saturating_sub(before.zero),
+            now.unreadable.saturating_sub(before.unreadable),
+            now.stored_bytes.saturating_sub(before.stored_bytes) >> 20,
+            self.journal.phase_ms()
+        );
+    }
+
+    /// Runs all workers over one source.
+    fn run<'w>(
+        &self,
+        job: &Job<'_>,
+        workers: &mut [Worker],
+        open: &dyn Fn() -> Result<OwnedInput<'w>, Failure>,
+    ) -> Result<Outcome, Failure> {
+        let mut inputs = Vec::with_capacity(workers.len());
+        for _ in workers.iter() {
+            inputs.push(open()?);
+        }
+        let frames = self.frames;
+        let results: Vec<Result<(), EngineError>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = workers
+                .iter_mut()
+                .zip(inputs)
+                .map(|(worker, mut input)| {
+                    scope.spawn(move || {
+                        let layers = input.layers.as_deref_mut();
+                        let layers = layers.map(|l| l as &mut dyn LayerRead);
+                        let mut input = Input { pages: &mut *input.pages, layers };
+                        capture(worker, job, &mut input, frames)
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap_or(Err(EngineError::Poisoned))).collect()
+        });
+        let mut outcome = Outcome::Complete;
+        for error in results.into_iter().filter_map(Result::err) {
+            if !error.can_commit() {
+                return Err(error.into());
+            }
+            say!("{}: {error}", job.name);
+            outcome = match error {
+                EngineError::Full => Outcome::Full,
+                EngineError::Stopped => Outcome::Deadline,
+                _ => Outcome::SourceFailed,
+            };
+        }
+        Ok(outcome)
+    }
+}
+
+/// Whether going on with another source makes no sense.
+fn is_over(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Full | Outcome::Deadline)
+}
+
+/// The first thing that went wrong counts, unless something ended it all.
+fn join(outcome: &mut Outcome, this: Outcome) {
+    if *outcome == Outcome::Complete || is_over(this) {
+        *outcome = this;
+    }
+}
+
+/// One worker's readers.
+struct OwnedInput<'w> {
+    pages: Box<dyn PageRead + Send>,
+    layers: Option<Box<dyn LayerRead + Send + 'w>>,
+}
+
+/// Stops the capture in time to commit what is there, and shows that it moves.
+struct Clock<'a> {
+    journal: &'a Journal,
+    supervisor: &'a Supervisor,
+}
+
+impl Monitor for Clock<'_> {
+    fn tick(&self, pages: u64) -> bool {
+        self.supervisor.moved(self.journal, pages);
+        self.supervisor.capture_ms_left() > 0
+    }
+}
+
+struct Memory(MemoryReader);
+
+impl PageRead for Memory {
+    fn read(
+        &mut self,
+        first: Pfn,
+        buf: &mut [u8],
+        bad: &mut dyn FnMut(usize),
+    ) -> Result<(), ReadFault> {
+        self.0
+            .read_pages(first, buf, &mut |pfn| {
+                bad(usize::try_from(pfn.0.saturating_sub(first.0)).unwrap_or(usize::MAX));
+            })
+            .map(|_| ())
+            .map_err(|e| ReadFault(std::io::Error::other(e)))
+    }
+}
+
+/// What pages are worth, by the dead kernel's own records.
+struct Layers<'w>(WorthReader<'w, MemoryReader>);
+
+impl LayerRead for Layers<'_> {
+    fn layers(&mut self, first: Pfn, out: &mut [Layer]) {
+        self.0.layers(first, out);
+    }
+}
