@@ -28,12 +28,16 @@ pub(crate) enum Command {
     Verify(Verify),
     Export(Export),
     Clear(Clear),
+    Rekey(Rekey),
     Arm(Arm),
     Disarm(Disarm),
     Status(Status),
 }
 
 /// make an identity (secret key) that opens dumps; keep it away from the server
+///
+/// Keys of ssh-keygen (ed25519, or RSA of 2048 to 4096 bits) serve as well: name the line
+/// of the .pub file as recipient and the private key with -i.
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "keygen")]
 pub(crate) struct Keygen {
@@ -66,16 +70,19 @@ pub(crate) struct Format {
     pub(crate) force: bool,
 }
 
-/// list the dumps on a volume, a disk or in a pulled file
+/// list the dumps on volumes, disks or in a pulled file
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "list")]
 pub(crate) struct List {
-    /// device or file
+    /// devices or files; parts of a dump on several of them are shown together
     #[argh(positional)]
-    pub(crate) dev: String,
+    pub(crate) dev: Vec<String>,
     /// partition inside a whole-disk image: PARTLABEL or number
     #[argh(option)]
     pub(crate) partition: Option<String>,
+    /// search the whole device for dumps and parts that no slot tells of
+    #[argh(switch)]
+    pub(crate) scan: bool,
     /// machine-readable output
     #[argh(switch)]
     pub(crate) json: bool,
@@ -91,9 +98,15 @@ pub(crate) struct Pull {
     /// partition inside a whole-disk image: PARTLABEL or number
     #[argh(option)]
     pub(crate) partition: Option<String>,
+    /// a further volume that holds parts of the dump; may be repeated
+    #[argh(option)]
+    pub(crate) with: Vec<String>,
     /// number of the dump, or `latest` (default)
     #[argh(option, default = "Which::Latest")]
     pub(crate) dump: Which,
+    /// take the dump whose header lies at this byte of DEV, as `list --scan` prints it
+    #[argh(option)]
+    pub(crate) at: Option<u64>,
     /// file to write
     #[argh(option, short = 'o')]
     pub(crate) output: PathBuf,
@@ -112,10 +125,13 @@ pub(crate) struct Verify {
     /// partition inside a whole-disk image: PARTLABEL or number
     #[argh(option)]
     pub(crate) partition: Option<String>,
+    /// a further volume that holds parts of the dump; may be repeated
+    #[argh(option)]
+    pub(crate) with: Vec<String>,
     /// number of the dump, or `latest` (default)
     #[argh(option, default = "Which::Latest")]
     pub(crate) dump: Which,
-    /// identity file, as `lifeboat keygen` or `age-keygen` writes it
+    /// key file: an age identity file (`lifeboat keygen`) or an OpenSSH private key
     #[argh(option, short = 'i')]
     pub(crate) identity: Vec<PathBuf>,
     /// machine-readable output
@@ -150,6 +166,9 @@ pub(crate) struct ExportVmcore {
     /// partition inside a whole-disk image: PARTLABEL or number
     #[argh(option)]
     pub(crate) partition: Option<String>,
+    /// a further volume that holds parts of the dump; may be repeated
+    #[argh(option)]
+    pub(crate) with: Vec<String>,
     /// number of the dump, or `latest` (default)
     #[argh(option, default = "Which::Latest")]
     pub(crate) dump: Which,
@@ -183,6 +202,9 @@ pub(crate) struct ExportSwap {
     /// partition inside a whole-disk image: PARTLABEL or number
     #[argh(option)]
     pub(crate) partition: Option<String>,
+    /// a further volume that holds parts of the dump; may be repeated
+    #[argh(option)]
+    pub(crate) with: Vec<String>,
     /// number of the dump, or `latest` (default)
     #[argh(option, default = "Which::Latest")]
     pub(crate) dump: Which,
@@ -216,6 +238,9 @@ pub(crate) struct ExportLog {
     /// partition inside a whole-disk image: PARTLABEL or number
     #[argh(option)]
     pub(crate) partition: Option<String>,
+    /// a further volume that holds parts of the dump; may be repeated
+    #[argh(option)]
+    pub(crate) with: Vec<String>,
     /// number of the dump, or `latest` (default)
     #[argh(option, default = "Which::Latest")]
     pub(crate) dump: Which,
@@ -240,6 +265,9 @@ pub(crate) struct ExportNotes {
     /// partition inside a whole-disk image: PARTLABEL or number
     #[argh(option)]
     pub(crate) partition: Option<String>,
+    /// a further volume that holds parts of the dump; may be repeated
+    #[argh(option)]
+    pub(crate) with: Vec<String>,
     /// number of the dump, or `latest` (default)
     #[argh(option, default = "Which::Latest")]
     pub(crate) dump: Which,
@@ -264,12 +292,43 @@ pub(crate) struct Clear {
     /// partition inside a whole-disk image: PARTLABEL or number
     #[argh(option)]
     pub(crate) partition: Option<String>,
+    /// a further volume that holds parts of the dump; may be repeated
+    #[argh(option)]
+    pub(crate) with: Vec<String>,
     /// number of the dump, or `latest`
     #[argh(option)]
     pub(crate) dump: Which,
     /// clear it though nobody pulled it
     #[argh(switch)]
     pub(crate) force: bool,
+}
+
+/// give a dump to further recipients; nothing but its key areas is written
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "rekey")]
+pub(crate) struct Rekey {
+    /// device or file
+    #[argh(positional)]
+    pub(crate) dev: String,
+    /// partition inside a whole-disk image: PARTLABEL or number
+    #[argh(option)]
+    pub(crate) partition: Option<String>,
+    /// a further volume that holds parts of the dump; may be repeated
+    #[argh(option)]
+    pub(crate) with: Vec<String>,
+    /// number of the dump, or `latest` (default)
+    #[argh(option, short = 'n', default = "Which::Latest")]
+    pub(crate) dump: Which,
+    /// key file that opens the dump now: an age identity file or an OpenSSH private key
+    #[argh(option, short = 'i')]
+    pub(crate) identity: Vec<PathBuf>,
+    /// a recipient who shall open it too: age1…, `ssh-ed25519 …`, `ssh-rsa …`, or a
+    /// plugin's; may be repeated
+    #[argh(option)]
+    pub(crate) to: Vec<String>,
+    /// a file of recipients, one a line, such as a .pub file; may be repeated
+    #[argh(option)]
+    pub(crate) to_file: Vec<PathBuf>,
 }
 
 /// load the crash kernel, so that a panic ends in a dump
@@ -285,7 +344,8 @@ pub(crate) struct Arm {
     /// where to write: partlabel=, partuuid= or parttype=; may be repeated, first found wins
     #[argh(option)]
     pub(crate) target: Vec<String>,
-    /// an age1… recipient who may open the dump; may be repeated
+    /// a recipient who may open the dump: age1…, `ssh-ed25519 …`, `ssh-rsa …`, or a plugin's
+    /// (age1NAME1…); may be repeated
     #[argh(option)]
     pub(crate) recipient: Vec<String>,
     /// swap to capture: auto, none, or a selector such as partlabel=swap; may be repeated

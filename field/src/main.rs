@@ -11,6 +11,7 @@ mod arm;
 mod cli;
 mod cmd;
 mod device;
+mod keyfile;
 mod output;
 mod ui;
 
@@ -68,6 +69,7 @@ fn run(command: &Command) -> Ended {
         Command::List(a) => cmd::list::run(a),
         Command::Pull(a) => cmd::pull::run(a),
         Command::Clear(a) => cmd::clear::run(a),
+        Command::Rekey(a) => cmd::rekey::run(a),
         Command::Arm(a) => arm::arm(a),
         Command::Disarm(_) => arm::disarm(),
         Command::Status(a) => arm::status(a),

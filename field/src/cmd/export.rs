@@ -24,7 +24,12 @@ pub(crate) fn run(args: &Export) -> Ended {
 }
 
 fn log(args: &ExportLog) -> Ended {
-    let source = Source { dev: &args.dev, partition: args.partition.as_deref(), which: args.dump };
+    let source = Source {
+        dev: &args.dev,
+        partition: args.partition.as_deref(),
+        with: &args.with,
+        which: args.dump,
+    };
     let out = args.output.as_deref().map(|p| Output::create(p, args.force)).transpose()?;
     let dump = source.unlock(&args.identity)?;
     let bytes = dump.log().context(&args.dev)?;
@@ -40,7 +45,12 @@ fn log(args: &ExportLog) -> Ended {
 }
 
 fn notes(args: &ExportNotes) -> Ended {
-    let source = Source { dev: &args.dev, partition: args.partition.as_deref(), which: args.dump };
+    let source = Source {
+        dev: &args.dev,
+        partition: args.partition.as_deref(),
+        with: &args.with,
+        which: args.dump,
+    };
     let out = Output::create(&args.output, args.force)?;
     let dump = source.unlock(&args.identity)?;
     let bytes = dump.notes().context(&args.dev)?;
@@ -49,7 +59,12 @@ fn notes(args: &ExportNotes) -> Ended {
 }
 
 fn vmcore(args: &ExportVmcore) -> Ended {
-    let source = Source { dev: &args.dev, partition: args.partition.as_deref(), which: args.dump };
+    let source = Source {
+        dev: &args.dev,
+        partition: args.partition.as_deref(),
+        with: &args.with,
+        which: args.dump,
+    };
     let out = Output::create(&args.output, args.force)?;
     let listing = args.missing.as_deref().map(|p| Output::create(p, args.force)).transpose()?;
     let dump = source.unlock(&args.identity)?;
@@ -70,7 +85,12 @@ fn vmcore(args: &ExportVmcore) -> Ended {
 }
 
 fn swap(args: &ExportSwap) -> Ended {
-    let source = Source { dev: &args.dev, partition: args.partition.as_deref(), which: args.dump };
+    let source = Source {
+        dev: &args.dev,
+        partition: args.partition.as_deref(),
+        with: &args.with,
+        which: args.dump,
+    };
     let out = Output::create(&args.output, args.force)?;
     let listing = args.missing.as_deref().map(|p| Output::create(p, args.force)).transpose()?;
     let dump = source.unlock(&args.identity)?;
@@ -157,6 +177,11 @@ fn write_whole(out: Output, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 fn completeness(dump: &OpenDump, report: &Report) -> Outcome {
     let lost = |m: &Missing| matches!(m.why, Why::Damaged | Why::NotCaptured);
     if dump.file().is_complete() && !report.missing.iter().any(lost) {
+        if report.missing.iter().any(|m| m.why == Why::Unreadable) {
+            warn(
+                "the dump is complete all the same: the dead machine itself could not give these pages",
+            );
+        }
         return Outcome::Good;
     }
     let how = dump.commit().map_or("was never committed", |c| c.outcome.name());

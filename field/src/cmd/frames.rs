@@ -194,6 +194,7 @@ mod tests {
                 codec: Codec::Store,
                 cipher: Cipher::None,
                 device: 0,
+                layer: lifeboat_format::Layer::Address,
                 first: Pfn(0),
                 pages: 0,
                 raw_len: len32,

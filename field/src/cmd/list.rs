@@ -1,97 +1,136 @@
 //! `lifeboat list`: which dumps there are, what is in them and how they came.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use lifeboat_format::commit::{PageCounts, SourceKind};
-use lifeboat_format::{CommitRecord, PAGE, PhaseId, field_text};
+use lifeboat_field::dump::ReadAt as _;
+use lifeboat_format::commit::{IoMode, PageCounts, SourceKind};
+use lifeboat_format::{CommitRecord, Id, PAGE, PhaseId, field_text};
 use serde_json::{Value, json};
 
+use super::scan;
 use super::summary::{self, State, Summary};
+use super::volumes::{self, Laid, Opened, PartPlace};
 use crate::cli::List;
 use crate::device::{self, Found};
-use crate::ui::{self, Ended, Failure, Outcome, hex, safe, when};
+use crate::ui::{self, Ended, Failure, Outcome, hex, safe, warn, when};
 
 /// One volume, or a pulled dump on its own.
 struct Group {
     name: String,
     volume: Option<Value>,
     heading: String,
+    /// Those whose first part here lies on this volume.
     dumps: Vec<Summary>,
     damaged_slots: Vec<String>,
 }
 
-/// Lists DEV. Exit code 0 when there is a complete dump or none at all, 3 when
+/// Lists all DEVs. Exit code 0 when there is a complete dump or none at all, 3 when
 /// every dump is partial or incomplete, 1 when something is damaged.
 pub(crate) fn run(args: &List) -> Ended {
-    let found = device::find_all(&args.dev, args.partition.as_deref())?;
-    let groups = found.into_iter().map(group).collect::<Result<Vec<_>, _>>()?;
+    if args.dev.is_empty() {
+        return Err(Failure::usage("no device was named")
+            .hint("`lifeboat list DEV`; `lsblk -o NAME,SIZE,PARTLABEL` lists partitions"));
+    }
+    let mut found = Vec::new();
+    for dev in &args.dev {
+        match device::find_all(dev, args.partition.as_deref()) {
+            Ok(all) => found.extend(all),
+            // Nothing that is known by its superblock: what lies there may still be found.
+            Err(why) if args.scan => warn(why.text()),
+            Err(why) => return Err(why),
+        }
+    }
+    let groups = groups(found, args.scan)?;
+    let scanned = if args.scan { scan::all(&args.dev, args.partition.as_deref())? } else { vec![] };
     if args.json {
         let list: Vec<Value> = groups.iter().map(group_json).collect();
-        super::print_json(&json!({ "volumes": list }))?;
+        let mut out = json!({ "volumes": list });
+        if let (true, Some(map)) = (args.scan, out.as_object_mut()) {
+            map.insert("scanned".to_owned(), scan::json(&scanned));
+        }
+        super::print_json(&out)?;
     } else {
         for g in &groups {
             crate::ui::put(group_text(g));
         }
+        for s in &scanned {
+            crate::ui::put(scan::text(s));
+        }
     }
-    Ok(outcome(&groups))
+    Ok(outcome(&groups, &scanned))
 }
 
-fn outcome(groups: &[Group]) -> Outcome {
-    let mut all = groups.iter().flat_map(|g| &g.dumps).peekable();
+fn outcome(groups: &[Group], scanned: &[scan::Scanned]) -> Outcome {
     if groups.iter().any(|g| !g.damaged_slots.is_empty()) {
         return Outcome::Failed;
     }
-    if all.peek().is_none() {
-        return Outcome::Good;
-    }
-    let states: Vec<State> = all.map(|d| d.state).collect();
-    if states.contains(&State::Complete) {
+    let states: Vec<State> = groups.iter().flat_map(|g| &g.dumps).map(|d| d.state).collect();
+    let lost = scanned.iter().any(|s| !s.hits.is_empty());
+    if states.contains(&State::Complete) || (states.is_empty() && !lost) {
         Outcome::Good
-    } else if states.iter().all(|s| *s == State::Damaged) {
+    } else if !states.is_empty() && states.iter().all(|s| *s == State::Damaged) {
         Outcome::Failed
     } else {
         Outcome::Partial
     }
 }
 
-fn group(found: Found) -> Result<Group, Failure> {
-    match found {
-        Found::Dump(window) => Ok(Group {
-            name: window.name.clone(),
-            volume: None,
-            heading: format!("{}: a pulled dump, {}\n", window.name, ui::bytes(window.len)),
-            dumps: vec![Summary::read(window, None)],
-            damaged_slots: Vec::new(),
-        }),
-        Found::Volume(window) => {
-            let (volume, dumps) = summary::of_volume(&window)?;
-            let sb = volume.superblock();
-            let label = safe(field_text(&sb.label));
-            let damaged_slots = volume
-                .slots()
-                .iter()
-                .enumerate()
-                .filter_map(|(n, s)| s.as_ref().err().map(|e| format!("slot {n}: {e}")))
-                .collect();
-            let mut heading = format!(
-                "{}: volume {}, {}{}, {} of {} dumps\n",
-                window.name,
-                hex(&sb.volume_id),
-                ui::bytes(sb.part_len),
-                if label.is_empty() { String::new() } else { format!(", label `{label}`") },
-                dumps.len(),
-                sb.max_dumps
-            );
-            if let Err(e) = volume.guard() {
-                let _ = writeln!(heading, "  WARNING: no crash kernel will write here: {e}");
-            }
-            let json = json!({
-                "id": hex(&sb.volume_id), "label": label, "bytes": sb.part_len,
-                "part_start": sb.part_start.0, "max_dumps": sb.max_dumps, "formatted": sb.created,
-            });
-            Ok(Group { name: window.name, volume: Some(json), heading, dumps, damaged_slots })
+/// All volumes with their dumps; a dump on several of them stands under the first.
+fn groups(found: Vec<Found>, tolerant: bool) -> Result<Vec<Group>, Failure> {
+    let (mut groups, mut volumes) = (Vec::new(), Vec::new());
+    for found in found {
+        match found {
+            Found::Dump(window) => groups.push(Group {
+                name: window.name.clone(),
+                volume: None,
+                heading: format!("{}: a pulled dump, {}\n", window.name, ui::bytes(window.len)),
+                dumps: vec![Summary::of_file(&window)],
+                damaged_slots: Vec::new(),
+            }),
+            Found::Volume(window) => match Opened::new(window) {
+                Ok(volume) => volumes.push(volume),
+                Err(why) if tolerant => warn(why.text()),
+                Err(why) => return Err(why),
+            },
         }
     }
+    let mut dumps = summary::of_volumes(&volumes)?;
+    for (n, v) in volumes.iter().enumerate() {
+        let here = |d: &mut Summary| d.laid.as_ref().is_some_and(|l| l.volume() == n);
+        let own = dumps.extract_if(.., here).collect();
+        groups.push(of_volume(v, own));
+    }
+    Ok(groups)
+}
+
+fn of_volume(v: &Opened, dumps: Vec<Summary>) -> Group {
+    let sb = v.volume.superblock();
+    let label = safe(field_text(&sb.label));
+    let held: BTreeSet<Id> = v.volume.dumps().iter().map(|(_, r)| r.dump_id).collect();
+    let mut heading = format!(
+        "{}: volume {}, {}{}, {} of {} dumps\n",
+        v.window.name,
+        hex(&sb.volume_id),
+        ui::bytes(sb.part_len),
+        if label.is_empty() { String::new() } else { format!(", label `{label}`") },
+        held.len(),
+        sb.max_dumps
+    );
+    if let Err(e) = v.volume.guard() {
+        let _ = writeln!(heading, "  WARNING: no crash kernel will write here: {e}");
+    }
+    let elsewhere = held.len().saturating_sub(dumps.len());
+    if elsewhere > 0 {
+        let _ = writeln!(heading, "  {elsewhere} of them began on a volume listed above");
+    }
+    let json = json!({
+        "id": hex(&sb.volume_id), "label": label, "bytes": sb.part_len,
+        "part_start": sb.part_start.0, "max_dumps": sb.max_dumps, "formatted": sb.created,
+    });
+    let damaged_slots = volumes::slot_faults(&v.volume);
+    let name = v.window.name.clone();
+    Group { name, volume: Some(json), heading, dumps, damaged_slots }
 }
 
 fn group_text(g: &Group) -> String {
@@ -107,8 +146,8 @@ fn group_text(g: &Group) -> String {
 
 fn dump_text(d: &Summary) -> String {
     let mut out = String::new();
-    let pulled = match &d.slot {
-        Some((_, r)) if r.pulled => ", pulled",
+    let pulled = match &d.laid {
+        Some(l) if l.is_pulled() => ", pulled",
         Some(_) => ", not pulled",
         None => "",
     };
@@ -141,12 +180,34 @@ fn dump_text(d: &Summary) -> String {
     }
     match &d.commit {
         Some(c) => commit_text(c, &mut line),
-        None => line("size", &format!("up to {}, never committed", ui::bytes(d.window.len))),
+        None => {
+            line("outcome", d.why());
+            line("size", &format!("up to {}, never committed", ui::bytes(d.source.len())));
+        }
+    }
+    if let Some(laid) = d.laid.as_ref().filter(|l| l.parts.len() > 1 || !d.absent.is_empty()) {
+        for p in &laid.parts {
+            line("part", &part_text(p));
+        }
+    }
+    for words in super::absent_words(d) {
+        line("MISSING", &words);
     }
     for what in &d.damage {
         line("DAMAGED", what);
     }
     out
+}
+
+fn part_text(p: &PartPlace) -> String {
+    let number = u32::from(p.record.part) + 1;
+    let slot = p.slot.map_or(String::new(), |s| format!(", slot {s}"));
+    let place = format!("on {}{slot}", p.window.name);
+    if !p.entered {
+        return format!("{number}: {place}: set aside, nothing was written there");
+    }
+    let end = p.record.base.saturating_add(p.len());
+    format!("{number}: bytes {} to {end}, {place}", p.record.base)
 }
 
 fn commit_text(c: &CommitRecord, line: &mut impl FnMut(&str, &str)) {
@@ -226,8 +287,14 @@ pub(super) fn dump_json(d: &Summary) -> Value {
     json!({
         "number": d.number,
         "state": d.state.name(),
-        "pulled": d.slot.map(|(_, r)| r.pulled),
-        "slot": d.slot.map(|(n, _)| n),
+        "why": d.why(),
+        "pulled": d.laid.as_ref().map(Laid::is_pulled),
+        "slot": d.laid.as_ref().and_then(|l| l.parts.first()).and_then(|p| p.slot),
+        "parts": d.laid.as_ref().map(|l| l.parts.iter().map(part_json).collect::<Vec<_>>()),
+        "missing_parts": d.absent.iter().map(|a| json!({
+            "from": a.from, "to": a.to, "volume": a.volume.map(|id| hex(&id)),
+        })).collect::<Vec<_>>(),
+        "format_version": d.header.map(|h| h.version),
         "created": d.header.map(|h| h.created),
         "release": d.header.as_ref().map(|h| h.release_text().to_owned()),
         "reason": d.header.as_ref().map(|h| h.reason_text().to_owned()),
@@ -236,8 +303,17 @@ pub(super) fn dump_json(d: &Summary) -> Value {
         "encrypted": d.in_the_clear().map(|clear| !clear),
         "recipients": d.recipients,
         "bytes": d.commit.map(|c| c.total_len),
+        "reach": d.source.len(),
         "damage": d.damage,
         "commit": d.commit.as_ref().map(commit_json),
+    })
+}
+
+fn part_json(p: &PartPlace) -> Value {
+    json!({
+        "part": p.record.part, "volume": hex(&p.volume_id), "device": p.window.name,
+        "slot": p.slot, "number": p.record.number, "base": p.record.base, "bytes": p.len(),
+        "start": p.record.start.0, "pulled": p.record.pulled, "entered": p.entered,
     })
 }
 
@@ -250,7 +326,9 @@ fn commit_json(c: &CommitRecord) -> Value {
     };
     let phases: Vec<Value> =
         phases(c).map(|(name, ms)| json!({ "phase": name, "ms": ms })).collect();
+    let raw = c.memory.seen().saturating_add(c.swap.seen()).saturating_mul(PAGE as u64);
     json!({
+        "raw_bytes": raw, "last_part": c.last_part, "polled": c.io == IoMode::Polled,
         "outcome": c.outcome.name(), "source": source_name(c.source), "io": c.io.name(),
         "chunks": c.chunks, "committed": c.committed, "read_errors": c.read_errors,
         "writes": c.writes, "memory": pages(&c.memory), "swap": pages(&c.swap), "phases": phases,

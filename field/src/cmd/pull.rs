@@ -5,17 +5,17 @@
 //! Such a dump is not marked as pulled, so that `clear` still asks for `--force`.
 //! A dump that was never committed is copied up to its last good chunk.
 
-use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 
+use lifeboat_field::dump::{Parts, ReadAt as _};
 use lifeboat_format::header::HEADER_LEN;
 use lifeboat_sys::AlignedBuf;
 
 use super::frames::{FrameCheck, Report};
 use super::summary::{self, State, Summary};
+use super::{scan, volumes};
 use crate::cli::Pull;
-use crate::device::{self, Access, Window};
+use crate::device::Access;
 use crate::output::Output;
 use crate::ui::{self, Context as _, Ended, Failure, Outcome, progress, warn};
 
@@ -29,17 +29,13 @@ const OPEN_END: u64 = 64 << 20;
 
 /// Copies a dump into a file.
 pub(crate) fn run(args: &Pull) -> Ended {
-    let window = device::find_volume(&args.dev, args.partition.as_deref())?;
-    let (_, dumps) = summary::of_volume(&window)?;
-    let dump = super::choose(&window.name, &dumps, args.dump)?;
+    let dump = find(args)?;
+    let dump = &dump;
     let out = Output::create(&args.output, args.force)?;
     let copy = Copy::new(dump)?.run(dump, &out)?;
     if copy.len == 0 {
-        return Err(Failure::new(format!(
-            "dump {} of {} has no readable header",
-            dump.number, window.name
-        ))
-        .hint("save the volume with dd; `lifeboat list` shows what else is there"));
+        return Err(Failure::new(format!("{} has no readable header", dump.name))
+            .hint("save the volume with dd; `lifeboat list --scan` shows what else is there"));
     }
     out.finish()?;
     let damaged = copy.report.bad > 0
@@ -49,25 +45,33 @@ pub(crate) fn run(args: &Pull) -> Ended {
     for what in dump.damage.iter().chain(&copy.report.words) {
         warn(what);
     }
+    for words in super::absent_words(dump) {
+        warn(words);
+    }
     if copy.lost > 0 {
         warn(format!("{} could not be read and are zeros in the copy", ui::bytes(copy.lost)));
     }
     crate::ui::say!(
-        "pulled dump {} of {} into {}: {}, {} chunks good, {} findings",
-        dump.number,
-        window.name,
+        "pulled {} into {}: {}, {} chunks good, {} findings",
+        dump.title(),
         args.output.display(),
         ui::bytes(copy.len),
         copy.report.good,
         copy.report.bad
     );
+    if !dump.absent.is_empty() {
+        warn(
+            "the copy lacks what is on the volume that was not given: zeros stand there, and `lifeboat verify` names what is lost. The dump stays marked as not pulled",
+        );
+        return Ok(Outcome::Partial);
+    }
     if damaged {
         warn(
             "the copy is damaged; the dump stays marked as not pulled. `lifeboat verify` tells what is lost",
         );
         return Ok(Outcome::Partial);
     }
-    if let Err(e) = mark(&window, dump) {
+    if let Err(e) = mark(dump) {
         warn("the copy is whole, but the dump could not be marked as pulled:");
         e.report();
     }
@@ -78,13 +82,31 @@ pub(crate) fn run(args: &Pull) -> Ended {
     Ok(Outcome::Partial)
 }
 
-fn mark(window: &Window, dump: &Summary) -> Result<(), Failure> {
-    let Some((slot, record)) = dump.slot else { return Ok(()) };
-    if record.pulled {
-        return Ok(());
+/// The dump that the user means.
+fn find(args: &Pull) -> Result<Summary, Failure> {
+    if let Some(at) = args.at {
+        return scan::at(&args.dev, args.partition.as_deref(), &args.with, at);
     }
-    let window = window.reopen(Access::Write)?;
-    super::writable(&window)?.update(slot, |r| r.pulled = true).context(&window.name)
+    let volumes = volumes::open(&args.dev, args.partition.as_deref(), &args.with)?;
+    let dump = super::choose(&args.dev, summary::of_volumes(&volumes)?, args.dump)?;
+    // The power may have gone between the commit record and the slot.
+    if dump.state == State::Capturing
+        && let (Some(header), Some(laid)) = (&dump.header, &dump.laid)
+        && let Some(whole) = scan::committed(&dump.name, &header.dump_id, laid)?
+    {
+        return Ok(whole);
+    }
+    Ok(dump)
+}
+
+/// Marks all parts as pulled.
+fn mark(dump: &Summary) -> Result<(), Failure> {
+    for part in dump.laid.iter().flat_map(|l| &l.parts).filter(|p| !p.record.pulled) {
+        let Some(slot) = part.slot else { continue };
+        let window = part.window.reopen(Access::Write)?;
+        super::writable(&window)?.update(slot, |r| r.pulled = true).context(&window.name)?;
+    }
+    Ok(())
 }
 
 /// What was copied.
@@ -96,8 +118,7 @@ struct Copied {
 
 /// A copy in progress.
 struct Copy {
-    source: File,
-    base: u64,
+    source: Parts,
     len: u64,
     /// Where chunks end and the second header begins; the end of the extent if not known.
     frames_end: u64,
@@ -106,13 +127,14 @@ struct Copy {
 
 impl Copy {
     fn new(dump: &Summary) -> Result<Self, Failure> {
-        let w = &dump.window;
         // Past the page cache where that works: the dump is read once.
-        let source = lifeboat_sink::FileDev::open_file(&w.path, false, w.rdev.is_some())
-            .or_else(|_| File::open(&w.path))
-            .context(w.path.display())?;
-        let frames_end = dump.commit.map_or(w.len, |c| c.header_copy.0.min(w.len));
-        Ok(Self { source, base: w.base, len: w.len, frames_end, open: dump.commit.is_none() })
+        let laid = dump.laid.as_ref().ok_or_else(|| {
+            Failure::new(format!("{} is a pulled dump already", dump.name)).hint("copy it with cp")
+        })?;
+        let source = laid.source(true)?;
+        let len = source.len();
+        let frames_end = dump.commit.map_or(len, |c| c.header_copy.0.min(len));
+        Ok(Self { source, len, frames_end, open: dump.commit.is_none() })
     }
 
     fn run(&self, dump: &Summary, out: &Output) -> Result<Copied, Failure> {
@@ -123,8 +145,10 @@ impl Copy {
         let mut check = FrameCheck::new(header.dump_id, first);
         let bar = progress(self.len, "pull");
         let mut buf = AlignedBuf::new(STEP);
-        let (mut at, mut lost) = (0u64, 0u64);
-        while at < self.len && !(self.open && at > check.end() + OPEN_END) {
+        let (mut at, mut lost, mut hole) = (0u64, 0u64, 0u64);
+        while at < self.len && !(self.open && at > check.end().max(hole) + OPEN_END) {
+            // What is not here is no sign of the dump's end.
+            hole = self.source.hole(at).unwrap_or(hole);
             let want = usize::try_from(self.len - at).unwrap_or(STEP).min(STEP);
             let part = buf.get_mut(..want).unwrap_or_default();
             lost += self.read(at, part);
@@ -148,14 +172,13 @@ impl Copy {
 
     /// Fills `buf`; what cannot be read stays zero. Gives the bytes lost.
     fn read(&self, at: u64, buf: &mut [u8]) -> u64 {
-        if self.source.read_exact_at(buf, self.base + at).is_ok() {
+        if self.source.read_exact_at(at, buf).is_ok() {
             return 0;
         }
         let mut lost = 0;
-        let mut at = self.base + at;
+        let mut at = at;
         for block in buf.chunks_mut(RETRY) {
-            let result: io::Result<()> = self.source.read_exact_at(block, at);
-            if result.is_err() {
+            if self.source.read_exact_at(at, block).is_err() {
                 block.fill(0);
                 lost += block.len() as u64;
             }

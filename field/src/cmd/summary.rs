@@ -2,14 +2,15 @@
 //! commit record, read from where they lie and believed only if their
 //! checksums hold.
 
-use lifeboat_format::header::{HEADER_LEN, KEY_AREA_LEN};
-use lifeboat_format::{
-    BLOCK, Cipher, CommitRecord, DumpHeader, KeyArea, Outcome, SlotRecord, SlotState,
-};
-use lifeboat_sink::Volume;
+use std::sync::Arc;
 
+use lifeboat_field::dump::{Parts, ReadAt as _};
+use lifeboat_format::header::{HEADER_LEN, KEY_AREA_LEN};
+use lifeboat_format::{BLOCK, Cipher, CommitRecord, DumpHeader, KeyArea, Outcome, SlotState};
+
+use super::volumes::{Absent, Laid, Opened, PartPlace};
 use crate::device::Window;
-use crate::ui::{Context as _, Failure, hex};
+use crate::ui::{Failure, hex};
 
 /// How far a dump got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub(crate) enum State {
     Partial,
     /// Never committed: the power went, or the dump was cut short.
     Capturing,
+    /// A part of it is on a volume that was not given.
+    Apart,
     /// Header or commit record are damaged.
     Damaged,
 }
@@ -31,6 +34,7 @@ impl State {
             Self::Complete => "complete",
             Self::Partial => "partial",
             Self::Capturing => "capturing",
+            Self::Apart => "part missing",
             Self::Damaged => "damaged",
         }
     }
@@ -43,10 +47,14 @@ pub(crate) struct Summary {
     pub(crate) number: u64,
     /// How far it got.
     pub(crate) state: State,
-    /// Its slot; `None` for a pulled file.
-    pub(crate) slot: Option<(u32, SlotRecord)>,
-    /// Where its bytes lie; for one that was never committed, as far as it may reach.
-    pub(crate) window: Window,
+    /// Its parts on the given volumes; `None` for a pulled file.
+    pub(crate) laid: Option<Laid>,
+    /// The parts that the given volumes do not hold.
+    pub(crate) absent: Vec<Absent>,
+    /// For messages.
+    pub(crate) name: String,
+    /// Its bytes; for one that was never committed, as far as it may reach.
+    pub(crate) source: Arc<Parts>,
     /// Header, from whichever copy is sound.
     pub(crate) header: Option<DumpHeader>,
     /// Fingerprints of the recipients, in hexadecimal.
@@ -58,44 +66,73 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// Reads a dump that takes the whole of `window`.
-    pub(crate) fn read(window: Window, slot: Option<(u32, SlotRecord)>) -> Self {
-        let mut damage = Vec::new();
-        let commit = Self::read_commit(&window, slot.as_ref(), &mut damage);
+    /// Reads a pulled dump, which takes the whole of `window`.
+    pub(crate) fn of_file(window: &Window) -> Self {
+        Self::read(window.name.clone(), None, Arc::new(window.alone()))
+    }
+
+    /// Reads a dump off its volumes.
+    ///
+    /// # Errors
+    /// When a device cannot be opened.
+    pub(crate) fn of_parts(laid: Laid, volumes: &[Opened]) -> Result<Self, Failure> {
+        let volume = volumes.get(laid.volume()).map_or("?", |v| &v.window.name);
+        let name = format!("{volume} dump {}", laid.number());
+        let source = Arc::new(laid.source(false)?);
+        Ok(Self::read(name, Some(laid), source))
+    }
+
+    /// Reads a dump that a scan found.
+    ///
+    /// # Errors
+    /// When a device cannot be opened.
+    pub(crate) fn found(name: String, laid: Laid) -> Result<Self, Failure> {
+        let source = Arc::new(laid.source(false)?);
+        Ok(Self::read(name, Some(laid), source))
+    }
+
+    fn read(name: String, laid: Option<Laid>, source: Arc<Parts>) -> Self {
+        let mut damage: Vec<String> = Vec::new();
+        let parts: Vec<&PartPlace> = laid.iter().flat_map(Laid::entered).collect();
+        damage.extend(parts.iter().filter_map(|p| p.fault.clone()));
+        // The slot is written after the commit record: where it says less, the record holds.
+        let last = parts.iter().max_by_key(|p| p.record.part).map(|p| p.record.state);
+        let open = matches!(last, Some(SlotState::Capturing | SlotState::Continued));
+        let commit = if open { None } else { Self::read_commit(&source, &mut damage) };
         let header_copy = commit.as_ref().map(|c| c.header_copy.0);
-        let (header, recipients) = Self::read_header(&window, header_copy, &mut damage);
-        let number = slot.map(|(_, r)| r.number).or(header.as_ref().map(|h| h.number)).unwrap_or(0);
-        let state = match (&slot, &commit) {
-            _ if header.is_none() => State::Damaged,
-            (Some((_, r)), _) if r.state == SlotState::Capturing => State::Capturing,
+        let (header, recipients) = Self::read_header(&source, header_copy, &mut damage);
+        let other = laid.as_ref().zip(header.as_ref()).and_then(|(l, h)| l.contradicts(h));
+        damage.extend(other.clone());
+        let home = header.as_ref().map(|h| h.volume_id);
+        let absent = laid.as_ref().map(|l| l.absent(home)).unwrap_or_default();
+        let number = laid.as_ref().map(Laid::number).or(header.as_ref().map(|h| h.number));
+        let state = match (&laid, &commit) {
+            _ if header.is_none() || other.is_some() => State::Damaged,
+            _ if !absent.is_empty() => State::Apart,
+            _ if open => State::Capturing,
             (_, Some(c)) if c.outcome == Outcome::Complete => State::Complete,
             (_, Some(_)) => State::Partial,
             (None, None) => State::Capturing,
             (Some(_), None) => State::Damaged,
         };
-        Self { number, state, slot, window, header, recipients, commit, damage }
+        let number = number.unwrap_or(0);
+        Self { number, state, laid, absent, name, source, header, recipients, commit, damage }
     }
 
-    fn read_commit(
-        window: &Window,
-        slot: Option<&(u32, SlotRecord)>,
-        damage: &mut Vec<String>,
-    ) -> Option<CommitRecord> {
-        if slot.is_some_and(|(_, r)| r.state == SlotState::Capturing) {
-            return None;
-        }
-        let at = window.len.checked_sub(BLOCK as u64)?;
+    fn read_commit(src: &Parts, damage: &mut Vec<String>) -> Option<CommitRecord> {
+        let at = src.len().checked_sub(BLOCK as u64)?;
         let mut block = [0u8; BLOCK];
-        if let Err(e) = window.read_at(at, &mut block) {
+        if let Err(e) = src.read_exact_at(at, &mut block) {
             damage.push(format!("commit record: {e}"));
             return None;
         }
         match CommitRecord::decode(&block) {
-            Ok(c) if c.total_len == window.len => Some(c),
+            Ok(c) if c.total_len == src.len() => Some(c),
             Ok(c) => {
                 damage.push(format!(
                     "the commit record speaks of {} bytes, {} are here",
-                    c.total_len, window.len
+                    c.total_len,
+                    src.len()
                 ));
                 None
             }
@@ -107,14 +144,14 @@ impl Summary {
     }
 
     fn read_header(
-        window: &Window,
+        src: &Parts,
         copy: Option<u64>,
         damage: &mut Vec<String>,
     ) -> (Option<DumpHeader>, Vec<String>) {
         let (mut header, mut recipients) = (None, None);
         for at in [Some(0), copy].into_iter().flatten() {
             let mut bytes = [0u8; HEADER_LEN];
-            if let Err(e) = window.read_at(at, &mut bytes) {
+            if let Err(e) = src.read_exact_at(at, &mut bytes) {
                 damage.push(format!("header at byte {at}: {e}"));
                 continue;
             }
@@ -126,8 +163,7 @@ impl Summary {
             let keys = keys.first_chunk::<KEY_AREA_LEN>().map(KeyArea::decode);
             match keys {
                 Some(Ok(k)) => {
-                    recipients
-                        .get_or_insert_with(|| k.fingerprints().iter().map(|f| hex(f)).collect());
+                    recipients.get_or_insert_with(|| k.fingerprints().map(|f| hex(&f)).collect());
                 }
                 Some(Err(e)) => damage.push(format!("{e} (at byte {at})")),
                 None => {}
@@ -136,34 +172,35 @@ impl Summary {
         (header, recipients.unwrap_or_default())
     }
 
+    /// Why it is in its state, in words.
+    pub(crate) fn why(&self) -> &'static str {
+        match (self.state, &self.commit) {
+            (State::Apart, _) => "a part of it is on a volume that was not given",
+            (_, Some(c)) => c.outcome.name(),
+            (State::Damaged, None) => "header or commit record are damaged",
+            (_, None) => "never committed: the power went, or the capture goes on now",
+        }
+    }
+
+    /// `dump 3 of /dev/vda1`.
+    pub(crate) fn title(&self) -> String {
+        match self.name.rsplit_once(" dump ") {
+            Some((volume, number)) if self.laid.is_some() => format!("dump {number} of {volume}"),
+            _ => self.name.clone(),
+        }
+    }
+
     /// Whether it was taken in the clear; `None` when the header is lost.
     pub(crate) fn in_the_clear(&self) -> Option<bool> {
         self.header.map(|h| h.cipher == Cipher::None)
     }
 }
 
-/// Bytes of the volume that belong to a dump, as a window of their own. The slot
-/// was checked against the superblock; a device cut short ends the window early,
-/// and the missing commit record then shows it.
-pub(crate) fn extent(volume: &Window, record: &SlotRecord) -> Window {
-    let extent = record.extent();
-    Window {
-        name: format!("{} dump {}", volume.name, record.number),
-        base: volume.base + extent.start,
-        len: extent.end.min(volume.len).saturating_sub(extent.start),
-        ..volume.clone()
-    }
-}
-
-/// All dumps of a volume, in order of number.
-pub(crate) fn of_volume(
-    window: &Window,
-) -> Result<(Volume<lifeboat_sink::FileDev>, Vec<Summary>), Failure> {
-    let volume = Volume::open(window.dev()?, window.placement()).context(&window.name)?;
-    let list = volume
-        .dumps()
-        .into_iter()
-        .map(|(slot, r)| Summary::read(extent(window, &r), Some((slot, r))))
-        .collect();
-    Ok((volume, list))
+/// All dumps of the volumes, in order of volume and number.
+///
+/// # Errors
+/// When a device cannot be opened.
+pub(crate) fn of_volumes(volumes: &[Opened]) -> Result<Vec<Summary>, Failure> {
+    let dumps = super::volumes::dumps(volumes).into_iter();
+    dumps.map(|laid| Summary::of_parts(laid, volumes)).collect()
 }

@@ -1,39 +1,62 @@
 //! `lifeboat verify`: looks at every byte of a dump. Exit code 0 sound and
 //! complete, 3 sound but not complete, 1 damaged.
+//!
+//! `--json` is a report to be filed as evidence: what was looked at (SHA-256 of the
+//! bytes as they lie there), with what, and the result for every chunk.
 
-use lifeboat_field::dump::{PageTotals, Verdict};
-use serde_json::json;
+use lifeboat_crypt::CryptError;
+use lifeboat_field::dump::{DumpError, DumpFile, MissingPages, PageTotals, Verdict};
+use lifeboat_format::{Cipher, CommitRecord, DumpHeader, FORMAT_VERSION, field_text};
+use serde_json::{Value, json};
 
-use super::opened::{Source, identities};
+use super::opened::Source;
 use crate::cli::Verify;
-use crate::ui::{self, Context as _, Ended, Failure, Outcome, progress, safe};
+use crate::ui::{self, Context as _, Ended, Failure, Outcome, hex, now, progress, safe, when};
 
-/// Findings that are printed in full; `--json` gives all.
+/// Findings and missing ranges that are printed in full; `--json` gives all.
 const SHOWN: usize = 20;
 
 /// Verifies a dump, with its key if one is given.
 pub(crate) fn run(args: &Verify) -> Ended {
-    let source = Source { dev: &args.dev, partition: args.partition.as_deref(), which: args.dump };
+    let source = Source {
+        dev: &args.dev,
+        partition: args.partition.as_deref(),
+        with: &args.with,
+        which: args.dump,
+    };
     let (file, name) = source.file()?;
-    let ids = identities(&args.identity)?;
+    let ids = crate::keyfile::identities(&args.identity)?;
+    let mut replaced = None;
     let opener = match (&ids, file.in_the_clear()) {
         (None, false) => None,
-        (ids, _) => Some(file.opener(ids.as_ref()).context(&name)?),
+        (ids, _) => match file.opener(ids.as_ref()) {
+            Ok(opener) => Some(opener),
+            // Evidence of its own: the rest is checked without the key.
+            Err(DumpError::Crypt(why @ CryptError::Replaced)) => {
+                replaced = Some(why.to_string());
+                None
+            }
+            Err(other) => return Err(other).context(&name),
+        },
     };
     let bar = progress(file.len(), "verify");
-    let verdict = file.verify(opener.as_ref(), &|done| bar.set_position(done));
+    let mut verdict = file.verify(opener.as_ref(), &|done| bar.set_position(done));
     bar.finish_and_clear();
+    if let Some(why) = replaced {
+        verdict.key_area_replaced(why.lines().next().unwrap_or_default());
+    }
     if args.json {
-        let json = serde_json::to_value(&verdict).context("JSON")?;
-        super::print_json(&json!({
-            "name": name, "sound": verdict.is_sound(), "complete": verdict.is_complete(), "verdict": json,
-        }))?;
+        super::print_json(&evidence(&name, &file, &verdict)?)?;
     } else {
         print(&name, &verdict, file.in_the_clear());
     }
+    end(&name, &verdict, args.json)
+}
+
+fn end(name: &str, verdict: &Verdict, json: bool) -> Ended {
     if !verdict.is_sound() {
-        if !args.json {
-            Failure::new(format!("{name} is damaged: {} findings", count(&verdict)))
+        if !json {
+            Failure::new(format!("{name} is damaged: {} findings", count(verdict)))
                 .hint("pull it again if the volume still has it; what is sound can be exported with --skip-damaged")
                 .report();
         }
@@ -42,7 +65,7 @@ pub(crate) fn run(args: &Verify) -> Ended {
     if verdict.is_complete() {
         return Ok(Outcome::Good);
     }
-    if !args.json {
+    if !json {
         let (what, hint) = match verdict.outcome {
             None => (
                 "has no end: the capture was cut off, or the file was",
@@ -56,6 +79,51 @@ pub(crate) fn run(args: &Verify) -> Ended {
         Failure::new(format!("{name} {what}")).hint(hint).report();
     }
     Ok(Outcome::Partial)
+}
+
+fn word(v: &Verdict) -> &'static str {
+    match (v.is_sound(), v.is_complete()) {
+        (false, _) => "damaged",
+        (true, true) => "sound and complete",
+        (true, false) => "sound, but not complete",
+    }
+}
+
+/// The report as JSON.
+fn evidence(name: &str, file: &DumpFile, v: &Verdict) -> Result<Value, Failure> {
+    let verdict = serde_json::to_value(v).context("JSON")?;
+    Ok(json!({
+        "report": "lifeboat verify",
+        "tool": { "version": env!("CARGO_PKG_VERSION"), "format": FORMAT_VERSION },
+        "when": when(now()),
+        "name": name,
+        "bytes": v.bytes,
+        "sha256": v.sha256,
+        "header": header(file.header()),
+        "recipients": file.fingerprints().iter().map(|f| hex(f)).collect::<Vec<_>>(),
+        "commit": file.committed().ok().map(commit),
+        "sound": v.is_sound(),
+        "complete": v.is_complete(),
+        "conclusion": word(v),
+        "verdict": verdict,
+    }))
+}
+
+fn header(h: &DumpHeader) -> Value {
+    json!({
+        "version": h.version, "dump_id": hex(&h.dump_id), "volume_id": hex(&h.volume_id),
+        "number": h.number, "created": h.created, "release": h.release_text(),
+        "reason": h.reason_text(), "image": field_text(&h.image),
+        "chunk_pages": h.chunk_pages, "key_id": hex(&h.key_id),
+        "cipher": match h.cipher { Cipher::None => "none", Cipher::Aes256Gcm => "aes-256-gcm" },
+    })
+}
+
+fn commit(c: &CommitRecord) -> Value {
+    json!({
+        "outcome": c.outcome.name(), "committed": c.committed, "total_len": c.total_len,
+        "chunks": c.chunks, "last_part": c.last_part, "read_errors": c.read_errors,
+    })
 }
 
 fn count(v: &Verdict) -> u64 {
@@ -94,14 +162,35 @@ fn print(name: &str, v: &Verdict, clear: bool) {
     if more > 0 {
         crate::ui::say!("  DAMAGED     and {more} more; --json lists them");
     }
-    crate::ui::say!(
-        "  verdict     {}",
-        match (v.is_sound(), v.is_complete()) {
-            (false, _) => "damaged",
-            (true, true) => "sound and complete",
-            (true, false) => "sound, but not complete",
-        }
-    );
+    missing(v);
+    crate::ui::say!("  verdict     {}", word(v));
+}
+
+fn missing(v: &Verdict) {
+    if v.opened && !v.missing_known {
+        crate::ui::say!(
+            "  MISSING     not known: the tables that say what was wanted are lost, or the pages lie too scattered"
+        );
+    }
+    for m in v.missing.iter().take(SHOWN) {
+        crate::ui::say!("  MISSING     {}", range(m));
+    }
+    let shown: u64 = v.missing.iter().take(SHOWN).map(|m| m.end - m.first).sum();
+    if v.missing_pages > shown {
+        crate::ui::say!(
+            "  MISSING     and {} more pages; --json lists them",
+            v.missing_pages - shown
+        );
+    }
+}
+
+fn range(m: &MissingPages) -> String {
+    let pages = m.end - m.first;
+    if m.space == "memory" {
+        let (from, to) = (m.first.saturating_mul(4096), m.end.saturating_mul(4096));
+        return format!("physical memory {from:#x} to {to:#x} ({pages} pages)");
+    }
+    format!("pages {} to {} of swap device {} ({pages} pages)", m.first, m.end, m.device)
 }
 
 fn pages(p: &PageTotals, known: bool) -> String {

@@ -1,14 +1,16 @@
 //! From a chunk's stored bytes to its pages: checksum, seal, compression, runs.
 
+use std::sync::Arc;
+
 use lifeboat_crypt::{CryptError, Opener};
 use lifeboat_format::chunk::{HEADER_LEN, PagePayload};
-use lifeboat_format::{ChunkHeader, Codec, IndexEntry, PAGE, PageClass, Pfn, Run};
+use lifeboat_format::{ChunkHeader, Codec, IndexEntry, PAGE, PageClass, PageRange, Pfn, Run};
 
 use super::{DumpError, DumpFile};
 
 /// What a page of a decoded chunk is.
 #[derive(Debug, Clone, Copy)]
-struct Span {
+pub(crate) struct Span {
     /// First page, counted from the chunk's first.
     at: u64,
     run: Run,
@@ -16,13 +18,44 @@ struct Span {
     data_at: usize,
 }
 
+/// The run table of a page chunk: kept longer than its pages, because it is what a
+/// look-up in several layers needs of most chunks.
+#[derive(Debug, Clone)]
+pub(crate) struct Runs {
+    first: Pfn,
+    /// Empty for chunks that hold no pages.
+    spans: Arc<[Span]>,
+}
+
+impl Runs {
+    /// Bytes that it takes.
+    pub(crate) fn size(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.spans)
+    }
+
+    /// Class of a page, and where its contents lie in [`DecodedChunk::plain`].
+    pub(crate) fn find(&self, page: Pfn) -> Option<(PageClass, usize)> {
+        let at = page.0.checked_sub(self.first.0)?;
+        let index = self.spans.partition_point(|s| s.at <= at).checked_sub(1)?;
+        let span = self.spans.get(index)?;
+        let within = at - span.at;
+        if within >= span.run.count {
+            return None;
+        }
+        let offset = match span.run.class {
+            PageClass::Data => span.data_at + usize::try_from(within).ok()? * PAGE,
+            _ => 0,
+        };
+        Some((span.run.class, offset))
+    }
+}
+
 /// A chunk's plaintext, checked against its header.
 #[derive(Debug)]
 pub struct DecodedChunk {
     header: ChunkHeader,
     plain: Vec<u8>,
-    /// Empty for chunks that hold no pages.
-    spans: Vec<Span>,
+    runs: Runs,
 }
 
 /// A run of pages of a decoded chunk.
@@ -57,7 +90,8 @@ impl DecodedChunk {
                 }
             }
         }
-        Ok(Self { header, plain, spans })
+        let runs = Runs { first: header.first, spans: spans.into() };
+        Ok(Self { header, plain, runs })
     }
 
     /// The chunk's header.
@@ -72,9 +106,14 @@ impl DecodedChunk {
         &self.plain
     }
 
+    /// All of the plaintext, without the rest.
+    pub(crate) fn into_plain(self) -> Vec<u8> {
+        self.plain
+    }
+
     /// The runs of a page chunk, in order of pages.
     pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
-        self.spans.iter().map(|s| {
+        self.runs.spans.iter().map(|s| {
             let data = match s.run.class {
                 PageClass::Data => usize::try_from(s.run.count)
                     .ok()
@@ -91,20 +130,23 @@ impl DecodedChunk {
         })
     }
 
-    /// Class of a page, and where its contents lie in [`DecodedChunk::plain`].
-    pub(crate) fn find(&self, page: Pfn) -> Option<(PageClass, usize)> {
-        let at = page.0.checked_sub(self.header.first.0)?;
-        let index = self.spans.partition_point(|s| s.at <= at).checked_sub(1)?;
-        let span = self.spans.get(index)?;
-        let within = at - span.at;
-        if within >= span.run.count {
-            return None;
+    /// The pages that this chunk answers for, those of other layers left out;
+    /// ascending, neighbours joined.
+    pub(crate) fn claims(&self) -> Vec<PageRange> {
+        let mut out: Vec<PageRange> = Vec::new();
+        for p in self.pieces().filter(|p| p.class != PageClass::Elsewhere) {
+            let end = p.first.0 + p.pages;
+            match out.last_mut() {
+                Some(last) if last.end == p.first => last.end = Pfn(end),
+                _ => out.push(PageRange::new(p.first.0, end)),
+            }
         }
-        let offset = match span.run.class {
-            PageClass::Data => span.data_at + usize::try_from(within).ok()? * PAGE,
-            _ => 0,
-        };
-        Some((span.run.class, offset))
+        out
+    }
+
+    /// The run table.
+    pub(crate) fn runs(&self) -> &Runs {
+        &self.runs
     }
 }
 

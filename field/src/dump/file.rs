@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use lifeboat_crypt::{CryptError, Identities, Opener};
+use lifeboat_crypt::{CryptError, DataKey, Identities, Opener};
+use lifeboat_format::commit;
 use lifeboat_format::header::{HEADER_LEN, KEY_AREA_LEN};
 use lifeboat_format::{
     BLOCK, Cipher, CommitRecord, DumpHeader, FormatError, IndexEntry, KeyArea, Outcome,
@@ -126,6 +127,21 @@ impl DumpFile {
             .map_err(|why| DumpError::NoCommit { len: self.len(), why: why.clone() })
     }
 
+    /// What is wrong with a commit record that was there: the dump ends with one's magic,
+    /// or as only a dump ends that was to be committed, with its header's copy.
+    pub(crate) fn damaged_commit(&self) -> Option<&str> {
+        let why = self.commit.as_ref().err()?;
+        let last = self.len().checked_sub(BLOCK64)?;
+        let mut magic = [0u8; 8];
+        let named = read(&*self.src, last, &mut magic).is_ok() && magic == commit::MAGIC;
+        let copy = last.checked_sub(DATA_START).filter(|at| *at >= DATA_START);
+        let ends = copy
+            .and_then(|at| HeaderCopy::read(&*self.src, at).ok())
+            .and_then(|copy| copy.header.ok())
+            .is_some_and(|h| h.dump_id == self.header.dump_id);
+        (named || ends).then_some(why)
+    }
+
     /// Committed, with everything in it that was asked for.
     #[must_use]
     pub fn is_complete(&self) -> bool {
@@ -197,18 +213,48 @@ impl DumpFile {
     /// Fingerprints of the recipients, from whichever key area is sound.
     #[must_use]
     pub fn fingerprints(&self) -> Vec<[u8; 8]> {
-        self.keys().map(|k| k.fingerprints().to_vec()).unwrap_or_default()
+        self.keys().map(|k| k.fingerprints().collect()).unwrap_or_default()
     }
 
     /// The newest sound key area.
     fn keys(&self) -> Result<KeyArea<'_>, FormatError> {
+        let [newest, older] = self.key_areas();
+        newest.or(older)
+    }
+
+    /// Both key areas, the one to try first in front.
+    fn key_areas(&self) -> [Result<KeyArea<'_>, FormatError>; 2] {
+        let lost = Err(FormatError::Short { what: "key area" });
         let [first, second] =
-            [&self.first, &self.second].map(|copy| copy.as_ref().map(HeaderCopy::keys));
-        match (first, second) {
-            (Some(Ok(a)), Some(Ok(b))) => Ok(if b.generation > a.generation { b } else { a }),
-            (Some(Ok(one)), _) | (_, Some(Ok(one))) => Ok(one),
-            (Some(Err(e)), _) | (_, Some(Err(e))) => Err(e),
-            (None, None) => Err(FormatError::Short { what: "key area" }),
+            [&self.first, &self.second].map(|copy| copy.as_ref().map_or(lost, HeaderCopy::keys));
+        match (&first, &second) {
+            (Ok(a), Ok(b)) if b.generation > a.generation => [second, first],
+            (Err(_), Ok(_)) => [second, first],
+            _ => [first, second],
+        }
+    }
+
+    /// The data key, from whichever key area gives it: a replaced or damaged one does
+    /// not keep the other from opening.
+    fn data_key(&self, ids: &Identities) -> Result<DataKey, DumpError> {
+        let [newest, older] = self.key_areas();
+        let key_id = (self.header.key_id != [0; 32]).then_some(&self.header.key_id);
+        let open = |area: KeyArea<'_>| lifeboat_crypt::open(area.entries(), ids, key_id);
+        match (newest, older) {
+            (Err(source), _) => {
+                // A power cut during `rekey` damages the only area of a dump that was never
+                // committed, but not the entries from before.
+                let copies = [&self.first, &self.second].into_iter().flatten();
+                let salvaged = copies.filter_map(|copy| {
+                    let entries = KeyArea::salvage(&copy.key_bytes);
+                    lifeboat_crypt::open(entries, ids, key_id).ok()
+                });
+                salvaged.into_iter().next().ok_or(DumpError::Keys { source })
+            }
+            (Ok(newest), Ok(older)) if newest != older => {
+                open(newest).or_else(|e| open(older).map_err(|_| DumpError::Crypt(e)))
+            }
+            (Ok(only), _) => Ok(open(only)?),
         }
     }
 
@@ -219,10 +265,7 @@ impl DumpFile {
     /// [`DumpError::Keys`].
     pub fn opener(&self, identities: Option<&Identities>) -> Result<Opener, DumpError> {
         let key = match (self.header.cipher, identities) {
-            (Cipher::Aes256Gcm, Some(ids)) => {
-                let area = self.keys().map_err(|source| DumpError::Keys { source })?;
-                Some(lifeboat_crypt::unwrap(area.wrapped, ids)?)
-            }
+            (Cipher::Aes256Gcm, Some(ids)) => Some(self.data_key(ids)?),
             // Whoever has a key expects a sealed dump: one in the clear may be a forger's.
             (Cipher::None, Some(_)) => {
                 return Err(DumpError::Crypt(CryptError::CipherMismatch {

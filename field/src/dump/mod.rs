@@ -12,8 +12,11 @@ mod decode;
 mod error;
 mod file;
 mod index;
+mod inside;
 mod open;
 mod pages;
+mod parts;
+mod ranges;
 mod read_at;
 mod scan;
 mod verdict;
@@ -25,6 +28,10 @@ pub use file::DumpFile;
 pub(crate) use open::merge;
 pub use open::{Meta, OpenDump, SwapDevice};
 pub use pages::{Page, PageBytes, PageSource, PageSpace};
+pub use parts::{Extent, Parts};
+pub(crate) use ranges::{MAX_STRETCHES, RangeSet, subtract};
 pub use read_at::{FileWindow, ReadAt};
 pub use scan::{Chunk, Faults, Gap, GapKind, Scanner, Step};
-pub use verdict::{Finding, FindingKind, PageTotals, Verdict};
+pub use verdict::{
+    ChunkResult, Finding, FindingKind, MissingPages, PageTotals, SealState, Verdict,
+};

@@ -1,17 +1,16 @@
 //! An unlocked dump: its texts, its tables, its pages.
 
-use std::sync::Arc;
-
 use lifeboat_crypt::{Identities, Opener, header_digest};
 use lifeboat_format::meta::{MetaReader, Record};
-use lifeboat_format::{ChunkHeader, ChunkKind, CommitRecord, IndexEntry, PageRange};
+use lifeboat_format::{ChunkHeader, ChunkKind, CommitRecord, IndexEntry, PageRange, Pfn};
 
-use super::index::{self, ChunkMap};
-use super::pages::{Cache, PageSpace};
+use super::index::{self, ChunkMap, NO_CHUNKS};
+use super::pages::{Cache, Hit, PageSpace};
 use super::{DecodedChunk, Decoder, DumpError, DumpFile, decode};
 
-/// Most bytes of one text; the log buffer of a large machine has 32 MiB.
-const MAX_TEXT: u64 = 256 << 20;
+/// Most bytes of one text: far more than a capturer writes, and what a small hostile dump
+/// can make a reader hold.
+const MAX_TEXT: u64 = 64 << 20;
 
 /// A swap device as the dump describes it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -143,6 +142,12 @@ impl OpenDump {
         self.file.committed().ok()
     }
 
+    /// Whether a part of the dump is not here: the commit record then counts more than
+    /// there is.
+    pub(crate) fn is_parted(&self) -> bool {
+        self.map.parted
+    }
+
     /// The tables.
     #[must_use]
     pub fn meta(&self) -> &Meta {
@@ -184,32 +189,55 @@ impl OpenDump {
         let mut parts: Vec<&IndexEntry> =
             self.map.texts.iter().filter(|e| e.kind == kind).collect();
         parts.sort_by_key(|e| e.first);
-        let len = parts.iter().map(|e| e.pages).fold(0, u64::saturating_add);
-        if len > MAX_TEXT {
-            return Err(DumpError::TextTooLong { kind, len });
-        }
         let mut decoder = Decoder::new();
         let mut out = Vec::new();
-        for entry in parts {
+        // A dump that went on to another volume tells its texts there again.
+        for copies in parts.chunk_by(|a, b| a.first == b.first) {
             let from = out.len() as u64;
-            if entry.first.0 != from {
-                return Err(DumpError::TextGap { kind, from, to: entry.first.0 });
+            let to = copies.first().map_or(from, |e| e.first.0);
+            if to != from {
+                return Err(DumpError::TextGap { kind, from, to });
             }
-            let chunk = decoder.read(&self.file, &self.opener, entry)?;
-            if chunk.plain().len() as u64 != entry.pages {
-                let why = "its length contradicts its header".to_owned();
-                return Err(DumpError::Chunk { entry: *entry, why });
-            }
-            out.extend_from_slice(chunk.plain());
+            out.extend_from_slice(&self.text_part(kind, from, copies, &mut decoder)?);
         }
         Ok(out)
+    }
+
+    /// One stretch of a text, from any sound one of its copies.
+    fn text_part(
+        &self,
+        kind: ChunkKind,
+        from: u64,
+        copies: &[&IndexEntry],
+        decoder: &mut Decoder,
+    ) -> Result<Vec<u8>, DumpError> {
+        let mut first_fault = None;
+        for entry in copies {
+            let len = from.saturating_add(entry.pages);
+            if len > MAX_TEXT {
+                first_fault.get_or_insert(DumpError::TextTooLong { kind, len });
+                continue;
+            }
+            match decoder.read(&self.file, &self.opener, entry) {
+                Ok(chunk) if chunk.plain().len() as u64 == entry.pages => {
+                    return Ok(chunk.into_plain());
+                }
+                Ok(_) => {
+                    let why = "its length contradicts its header".to_owned();
+                    first_fault.get_or_insert(DumpError::Chunk { entry: **entry, why });
+                }
+                Err(e) => {
+                    first_fault.get_or_insert(e);
+                }
+            }
+        }
+        first_fault.map_or(Ok(Vec::new()), Err)
     }
 
     /// The machine's memory.
     #[must_use]
     pub fn memory(&self) -> PageSpace<'_> {
-        let entries = &self.map.memory;
-        PageSpace { dump: self, kind: ChunkKind::Memory, device: 0, entries }
+        PageSpace { dump: self, kind: ChunkKind::Memory, device: 0, list: &self.map.memory }
     }
 
     /// A swap device.
@@ -218,14 +246,10 @@ impl OpenDump {
     /// [`DumpError::NoSwap`].
     pub fn swap(&self, index: u16) -> Result<PageSpace<'_>, DumpError> {
         let described = self.meta.swap.iter().any(|d| d.index == index);
-        match self.map.swap.get(&index) {
-            Some(entries) => {
-                Ok(PageSpace { dump: self, kind: ChunkKind::Swap, device: index, entries })
-            }
-            // Described, but the capture did not get there.
-            None if described => {
-                Ok(PageSpace { dump: self, kind: ChunkKind::Swap, device: index, entries: &[] })
-            }
+        // Described only: the capture did not get there.
+        let empty = described.then_some(&NO_CHUNKS);
+        match self.map.swap.get(&index).or(empty) {
+            Some(list) => Ok(PageSpace { dump: self, kind: ChunkKind::Swap, device: index, list }),
             None => {
                 let known: Vec<String> =
                     self.meta.swap.iter().map(|d| d.index.to_string()).collect();
@@ -252,7 +276,9 @@ impl OpenDump {
         decode::read_header(&self.file, entry)
     }
 
-    pub(crate) fn cached(&self, entry: &IndexEntry) -> Result<Arc<DecodedChunk>, DumpError> {
-        self.cache.get(entry.offset.0, |decoder| decoder.read(&self.file, &self.opener, entry))
+    /// What a chunk says of a page, with the chunk itself where it holds the contents.
+    pub(crate) fn look_up(&self, entry: &IndexEntry, page: Pfn) -> Result<Hit, DumpError> {
+        self.cache
+            .find(entry.offset.0, page, |decoder| decoder.read(&self.file, &self.opener, entry))
     }
 }

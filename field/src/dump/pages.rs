@@ -1,15 +1,19 @@
 //! Pages by number, through a small cache of decoded chunks.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
 use lifeboat_format::{ChunkKind, IndexEntry, PAGE, PageClass, Pfn};
 
-use super::{DecodedChunk, Decoder, DumpError, OpenDump, index};
+use super::decode::Runs;
+use super::index::{self, ChunkList};
+use super::{DecodedChunk, Decoder, DumpError, OpenDump};
 
 /// Most bytes of decoded chunks that are kept.
 const CACHE_BYTES: usize = 32 << 20;
+/// Most bytes of run tables that are kept.
+const RUN_BYTES: usize = 32 << 20;
 
 /// What the dump knows of a page.
 #[derive(Debug, Clone)]
@@ -22,7 +26,7 @@ pub enum Page {
     Unreadable,
     /// The profile left it out.
     Excluded,
-    /// No chunk covers it: not memory, or the capture did not get there.
+    /// No chunk holds it: not memory, or the capture did not get there.
     NotCaptured,
 }
 
@@ -85,14 +89,20 @@ pub struct PageSpace<'d> {
     pub(crate) dump: &'d OpenDump,
     pub(crate) kind: ChunkKind,
     pub(crate) device: u16,
-    pub(crate) entries: &'d [IndexEntry],
+    pub(crate) list: &'d ChunkList,
 }
 
 impl<'d> PageSpace<'d> {
-    /// The chunks, by page, disjoint.
+    /// The chunks: layer by layer, by page and disjoint within each. Chunks of several
+    /// layers may cover the same pages; their runs say which of them are theirs.
     #[must_use]
     pub fn entries(&self) -> &'d [IndexEntry] {
-        self.entries
+        self.list.entries()
+    }
+
+    /// Whether there are layers.
+    pub(crate) fn is_layered(&self) -> bool {
+        self.list.is_layered()
     }
 
     /// [`ChunkKind::Memory`] or [`ChunkKind::Swap`].
@@ -116,19 +126,35 @@ impl<'d> PageSpace<'d> {
 
 impl PageSource for PageSpace<'_> {
     fn page(&self, page: Pfn) -> Result<Page, DumpError> {
-        let Some(entry) = index::find(self.entries, page) else { return Ok(Page::NotCaptured) };
-        let chunk = self.dump.cached(entry)?;
-        Ok(match chunk.find(page) {
-            Some((PageClass::Data, at)) => Page::Data(PageBytes { chunk, at }),
-            Some((PageClass::Zero, _)) => Page::Zero,
-            Some((PageClass::Unreadable, _)) => Page::Unreadable,
-            Some((PageClass::Excluded, _)) => Page::Excluded,
-            None => Page::NotCaptured,
-        })
+        // A damaged chunk hides only what no other layer has.
+        let mut damage = None;
+        for layer in self.list.layers() {
+            let Some(entry) = index::find(layer, page) else { continue };
+            match self.dump.look_up(entry, page) {
+                Ok(Hit::Data(bytes)) => return Ok(Page::Data(bytes)),
+                Ok(Hit::Class(PageClass::Zero)) => return Ok(Page::Zero),
+                Ok(Hit::Class(PageClass::Unreadable)) => return Ok(Page::Unreadable),
+                Ok(Hit::Class(PageClass::Excluded)) => return Ok(Page::Excluded),
+                Ok(Hit::Class(PageClass::Elsewhere | PageClass::Data) | Hit::None) => {}
+                Err(e) => damage = damage.or(Some(e)),
+            }
+        }
+        damage.map_or(Ok(Page::NotCaptured), Err)
     }
 }
 
-/// The chunks used last, newest first, and what decodes them.
+/// What one chunk says of a page.
+pub(crate) enum Hit {
+    /// Its contents.
+    Data(PageBytes),
+    /// What it is, without contents.
+    Class(PageClass),
+    /// Nothing: the page is not covered.
+    None,
+}
+
+/// The chunks used last, newest first, the run tables of more of them, and what
+/// decodes them.
 #[derive(Default)]
 pub(crate) struct Cache(Mutex<Inner>);
 
@@ -137,32 +163,71 @@ struct Inner {
     decoder: Decoder,
     chunks: VecDeque<(u64, Arc<DecodedChunk>)>,
     bytes: usize,
+    runs: HashMap<u64, Runs>,
+    /// Offsets of `runs`, oldest first.
+    order: VecDeque<u64>,
+    run_bytes: usize,
 }
 
 impl Cache {
-    /// The chunk at `offset`, decoded by `load` if it is not here.
-    pub(crate) fn get(
+    /// What the chunk at `offset` says of a page. It is decoded by `load` only if its
+    /// run table is not here, or if its contents are asked for and not here.
+    pub(crate) fn find(
         &self,
+        offset: u64,
+        page: Pfn,
+        load: impl FnOnce(&mut Decoder) -> Result<DecodedChunk, DumpError>,
+    ) -> Result<Hit, DumpError> {
+        // A panic elsewhere leaves nothing half done here that matters.
+        let mut inner = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match inner.runs.get(&offset).map(|runs| runs.find(page)) {
+            Some(None) => return Ok(Hit::None),
+            Some(Some((class, _))) if class != PageClass::Data => return Ok(Hit::Class(class)),
+            _ => {}
+        }
+        let chunk = inner.chunk(offset, load)?;
+        inner.keep_runs(offset, chunk.runs());
+        Ok(match chunk.runs().find(page) {
+            None => Hit::None,
+            Some((PageClass::Data, at)) => Hit::Data(PageBytes { chunk, at }),
+            Some((class, _)) => Hit::Class(class),
+        })
+    }
+}
+
+impl Inner {
+    fn chunk(
+        &mut self,
         offset: u64,
         load: impl FnOnce(&mut Decoder) -> Result<DecodedChunk, DumpError>,
     ) -> Result<Arc<DecodedChunk>, DumpError> {
-        // A panic elsewhere leaves nothing half done here that matters.
-        let mut inner = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(index) = inner.chunks.iter().position(|(at, _)| *at == offset)
-            && let Some(hit) = inner.chunks.remove(index)
+        if let Some(index) = self.chunks.iter().position(|(at, _)| *at == offset)
+            && let Some(hit) = self.chunks.remove(index)
         {
             let chunk = Arc::clone(&hit.1);
-            inner.chunks.push_front(hit);
+            self.chunks.push_front(hit);
             return Ok(chunk);
         }
-        let chunk = Arc::new(load(&mut inner.decoder)?);
-        inner.bytes += chunk.plain().len();
-        inner.chunks.push_front((offset, Arc::clone(&chunk)));
-        while inner.bytes > CACHE_BYTES && inner.chunks.len() > 1 {
-            if let Some((_, old)) = inner.chunks.pop_back() {
-                inner.bytes = inner.bytes.saturating_sub(old.plain().len());
+        let chunk = Arc::new(load(&mut self.decoder)?);
+        self.bytes += chunk.plain().len();
+        self.chunks.push_front((offset, Arc::clone(&chunk)));
+        while self.bytes > CACHE_BYTES && self.chunks.len() > 1 {
+            if let Some((_, old)) = self.chunks.pop_back() {
+                self.bytes = self.bytes.saturating_sub(old.plain().len());
             }
         }
         Ok(chunk)
+    }
+
+    fn keep_runs(&mut self, offset: u64, runs: &Runs) {
+        if self.runs.insert(offset, runs.clone()).is_some() {
+            return;
+        }
+        self.run_bytes += runs.size();
+        self.order.push_back(offset);
+        while self.run_bytes > RUN_BYTES && self.order.len() > 1 {
+            let old = self.order.pop_front().and_then(|at| self.runs.remove(&at));
+            self.run_bytes = self.run_bytes.saturating_sub(old.map_or(0, |r| r.size()));
+        }
     }
 }

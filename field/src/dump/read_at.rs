@@ -18,8 +18,14 @@ pub trait ReadAt: Send + Sync {
     /// Fills `buf` from byte `off`.
     ///
     /// # Errors
-    /// The device's; `UnexpectedEof` behind the end.
+    /// The device's; `UnexpectedEof` behind the end, `NotFound` in a hole.
     fn read_exact_at(&self, off: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Where byte `off` lies in a part that is not here: the end of the hole.
+    fn hole(&self, off: u64) -> Option<u64> {
+        let _ = off;
+        None
+    }
 }
 
 /// A window of a file or block device, read with `pread(2)`.

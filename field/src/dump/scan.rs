@@ -85,6 +85,8 @@ pub enum GapKind {
     CutShort,
     /// The medium cannot be read there.
     Unreadable,
+    /// A part of the dump that is not here.
+    MissingPart,
 }
 
 /// The walk.
@@ -253,6 +255,15 @@ impl<'s> Scanner<'s> {
     pub fn next(&mut self) -> Option<Step<'_>> {
         let mut gap: Option<Gap> = None;
         while self.pos < self.end {
+            if let Some(hole) = self.src.hole(self.pos) {
+                if gap.is_none() {
+                    let bytes = self.pos..hole.min(self.end);
+                    self.pos = bytes.end;
+                    self.hash = None;
+                    return Some(Step::Gap(Gap { bytes, kind: GapKind::MissingPart, zero: false }));
+                }
+                break;
+            }
             match self.header_at(self.pos) {
                 Ok(header) if gap.is_none() => return Some(self.take(header)),
                 Ok(_) => break,

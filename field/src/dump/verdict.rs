@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use lifeboat_format::chunk::frame_len;
 use lifeboat_format::commit::PageCounts;
-use lifeboat_format::{ChunkHeader, ChunkKind, IndexEntry};
+use lifeboat_format::{ChunkHeader, ChunkKind, IndexEntry, PageRange};
 use serde::Serialize;
 
 /// Findings that are kept in full; further ones are counted.
-const KEPT: usize = 10_000;
+pub(crate) const KEPT: usize = 10_000;
 
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -44,6 +45,69 @@ pub enum FindingKind {
     Index,
     /// The sealed tables are damaged, or do not fit the header.
     Meta,
+    /// Pages that two chunks hold.
+    Overlap,
+    /// Bytes on a volume that was not given, or that cannot be read as a whole.
+    MissingPart,
+}
+
+/// Whether a chunk's seal was looked at, and what was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SealState {
+    /// No key was given, or the checksum does not match.
+    NotChecked,
+    /// The dump was taken in the clear; the contents parse.
+    NotSealed,
+    /// It authenticates, and its contents parse.
+    Ok,
+    /// It does not authenticate, or its contents do not parse: a finding says which.
+    Bad,
+}
+
+/// The result for one chunk whose header is sound and stands in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkResult {
+    /// Sequence number.
+    pub seq: u64,
+    /// Where it lies and what it covers.
+    pub entry: IndexEntry,
+    /// Whether payload checksum, padding and sequence number are right.
+    pub checksum: bool,
+    /// The seal.
+    pub seal: SealState,
+}
+
+impl Serialize for ChunkResult {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct as _;
+        let e = &self.entry;
+        let mut out = serializer.serialize_struct("chunk", 10)?;
+        out.serialize_field("seq", &self.seq)?;
+        out.serialize_field("kind", e.kind.name())?;
+        out.serialize_field("layer", e.layer.name())?;
+        out.serialize_field("device", &e.device)?;
+        out.serialize_field("offset", &e.offset.0)?;
+        out.serialize_field("first", &e.first.0)?;
+        out.serialize_field("pages", &e.pages)?;
+        out.serialize_field("stored_len", &e.stored_len)?;
+        out.serialize_field("checksum", &self.checksum)?;
+        out.serialize_field("seal", &self.seal)?;
+        out.end()
+    }
+}
+
+/// Pages that were to be captured and are in no sound chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MissingPages {
+    /// `memory` or `swap`.
+    pub space: &'static str,
+    /// Swap device; 0 for memory.
+    pub device: u16,
+    /// First page: a pfn, or a page of the swap device.
+    pub first: u64,
+    /// First page behind.
+    pub end: u64,
 }
 
 /// One defect.
@@ -88,24 +152,28 @@ impl Finding {
 
     /// A defect of a chunk.
     pub(crate) fn of(kind: FindingKind, header: &ChunkHeader, text: impl AsRef<str>) -> Self {
-        let start = header.offset.0;
-        let covers = super::error::covers(&IndexEntry::of(header));
-        let pages =
-            header.kind.is_pages().then_some((header.first.0, header.first.0 + header.pages));
+        Self::of_entry(kind, header.seq, &IndexEntry::of(header), text)
+    }
+
+    /// A defect of the chunk with this number, place and range.
+    pub(crate) fn of_entry(
+        kind: FindingKind,
+        seq: u64,
+        e: &IndexEntry,
+        text: impl AsRef<str>,
+    ) -> Self {
+        let start = e.offset.0;
+        let covers = super::error::covers(e);
+        let pages = (e.first.0, e.first.0.saturating_add(e.pages));
         Self {
-            chunk: Some(header.seq),
-            carries: Some(header.kind.name()),
-            device: (header.kind == ChunkKind::Swap).then_some(header.device),
-            pages,
+            chunk: Some(seq),
+            carries: Some(e.kind.name()),
+            device: (e.kind == ChunkKind::Swap).then_some(e.device),
+            pages: e.kind.is_pages().then_some(pages),
             ..Self::at(
                 kind,
-                start..start.saturating_add(header.frame_len()),
-                format!(
-                    "chunk {} ({}, {covers}): {}",
-                    header.seq,
-                    header.kind.name(),
-                    text.as_ref()
-                ),
+                start..start.saturating_add(frame_len(e.stored_len)),
+                format!("chunk {seq} ({}, {covers}): {}", e.kind.name(), text.as_ref()),
             )
         }
     }
@@ -168,6 +236,15 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
     /// Defects that were found but not kept.
     pub more_findings: u64,
+    /// What was to be captured and is in no sound chunk, by space and page. Known only
+    /// when chunks were looked into and the tables are sound.
+    pub missing: Vec<MissingPages>,
+    /// Pages in all of `missing`, and in what was found but not kept.
+    pub missing_pages: u64,
+    /// Whether `missing` tells all.
+    pub missing_known: bool,
+    /// Every chunk, in order of place.
+    pub chunks: Vec<ChunkResult>,
 }
 
 impl Verdict {
@@ -177,10 +254,29 @@ impl Verdict {
         self.findings.is_empty()
     }
 
-    /// Committed, and everything that was asked for is there.
+    /// Committed, and everything that was asked for is there: by the commit record, and
+    /// where chunks were looked into, by them as well.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.committed && self.outcome == Some(lifeboat_format::Outcome::Complete.name())
+        self.missing_pages == 0
+            && self.committed
+            && self.outcome == Some(lifeboat_format::Outcome::Complete.name())
+    }
+
+    /// Adds that the key area opens to another dump's key, as the header tells.
+    pub fn key_area_replaced(&mut self, why: &str) {
+        let block = lifeboat_format::BLOCK as u64;
+        let area = block..lifeboat_format::header::HEADER_LEN as u64;
+        self.add(Finding::at(FindingKind::KeyArea, area, why));
+        self.findings.sort_by_key(|f| f.start);
+    }
+
+    pub(crate) fn miss(&mut self, space: &'static str, device: u16, pages: PageRange) {
+        self.missing_pages = self.missing_pages.saturating_add(pages.pages());
+        if self.missing.len() < KEPT {
+            let (first, end) = (pages.start.0, pages.end.0);
+            self.missing.push(MissingPages { space, device, first, end });
+        }
     }
 
     pub(crate) fn add(&mut self, finding: Finding) {

@@ -5,38 +5,27 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+use std::sync::mpsc::sync_channel;
 
 use lifeboat_crypt::{Opener, header_digest};
 use lifeboat_format::header::HEADER_LEN;
-use lifeboat_format::{BLOCK, ByteOff, ChunkHeader, ChunkKind, IndexEntry, IndexHead, PageClass};
+use lifeboat_format::{BLOCK, ByteOff, ChunkHeader, ChunkKind, IndexEntry, IndexHead, Outcome};
 
+use super::error::covers;
 use super::file::HeaderCopy;
+use super::inside::{self, Inside};
 use super::open::Meta;
-use super::verdict::{Finding, FindingKind, PageTotals, Verdict, hex};
-use super::{Decoder, DumpFile, Faults, Gap, GapKind, Step, index};
+use super::verdict::{ChunkResult, Finding, FindingKind, SealState, Verdict, hex};
+use super::{DumpFile, Faults, Gap, GapKind, Step};
 
 const BLOCK64: u64 = BLOCK as u64;
-/// Most bytes of meta chunks that are put together.
-const MAX_META: usize = 16 << 20;
-
-/// What a thread found in a chunk.
-enum Inside {
-    Pages(ChunkKind, PageTotals),
-    Index { at: u64, head: IndexHead, entries: Vec<IndexEntry> },
-    Meta(u64, Vec<u8>),
-    Text,
-    Bad(Box<Finding>),
-}
 
 /// What the walk remembers.
 #[derive(Default)]
 struct Walk {
-    /// All sound chunks that an index must list, in order.
-    seen: Vec<IndexEntry>,
     last_index: Option<u64>,
-    chunks: u64,
+    kept: Vec<ChunkResult>,
 }
 
 impl DumpFile {
@@ -55,21 +44,23 @@ impl DumpFile {
         };
         self.check_ends(opener, &mut verdict);
         let mut walk = Walk::default();
-        let mut inside = Vec::new();
-        match opener {
-            None => self.walk(&mut walk, &mut verdict, progress, |_, _| {}),
-            Some(opener) => {
-                inside = self.walk_and_open(opener, &mut walk, &mut verdict, progress);
+        let inside = match opener {
+            None => {
+                self.walk(&mut walk, &mut verdict, progress, |_, _| {});
+                None
             }
-        }
+            Some(opener) => Some(self.walk_and_open(opener, &mut walk, &mut verdict, progress)),
+        };
         self.check_commit(&walk, &mut verdict);
-        if opener.is_some() {
-            self.check_inside(inside, &walk, &mut verdict);
+        check_overlaps(&walk.kept, &mut verdict);
+        if let Some(inside) = inside {
+            self.check_inside(inside, &mut walk, &mut verdict);
         } else if let Ok(commit) = self.committed() {
             verdict.memory = (&commit.memory).into();
             verdict.swap = (&commit.swap).into();
         }
         verdict.findings.sort_by_key(|f| f.start);
+        verdict.chunks = walk.kept;
         verdict
     }
 
@@ -87,7 +78,15 @@ impl DumpFile {
         if let Some(copy) = first {
             check_keys(copy, 0);
         }
-        let Ok(commit) = self.committed() else { return };
+        let Ok(commit) = self.committed() else {
+            if let Some(why) = self.damaged_commit() {
+                let block = self.len() - BLOCK64..self.len();
+                let text =
+                    format!("the dump was committed, but its commit record is damaged: {why}");
+                verdict.add(Finding::at(FindingKind::Commit, block, text));
+            }
+            return;
+        };
         verdict.committed = true;
         verdict.outcome = Some(commit.outcome.name());
         let at = commit.header_copy.0;
@@ -143,6 +142,10 @@ impl DumpFile {
         loop {
             match scanner.next() {
                 None => break,
+                // A part that is not here is a loss wherever it lies.
+                Some(Step::Gap(gap)) if gap.kind == GapKind::MissingPart => {
+                    verdict.add(lost(&gap));
+                }
                 Some(Step::Gap(gap)) => held = Some(gap),
                 Some(Step::Chunk(chunk)) if open_end && chunk.faults.payload => {
                     torn.push((chunk.header, chunk.faults));
@@ -179,24 +182,26 @@ impl DumpFile {
         walk: &mut Walk,
         verdict: &mut Verdict,
         progress: &(dyn Fn(u64) + Sync),
-    ) -> Vec<Inside> {
+    ) -> Inside {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let (jobs, queue) = sync_channel::<(ChunkHeader, Vec<u8>)>(2 * threads);
         let queue = Mutex::new(queue);
-        let (results, inbox) = channel::<Inside>();
+        let (results, inbox) = sync_channel(2 * threads);
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 let (queue, results) = (&queue, results.clone());
-                scope.spawn(move || open_all(opener, queue, &results));
+                scope.spawn(move || inside::open_all(opener, queue, &results));
             }
             drop(results);
+            let gather = scope.spawn(move || Inside::gather(&inbox));
             self.walk(walk, verdict, progress, |header, stored| {
                 // Fails only if every thread is gone, and then nothing is looked into;
                 // check_inside() would find the index missing.
                 let _ = jobs.send((header, stored.to_vec()));
             });
             drop(jobs);
-            inbox.iter().collect()
+            // A thread that panicked has looked into nothing: likewise.
+            gather.join().unwrap_or_default()
         })
     }
 
@@ -206,8 +211,9 @@ impl DumpFile {
         let mut bad = |text: String| {
             verdict.add(Finding::at(FindingKind::Commit, block.clone(), text));
         };
-        if commit.chunks != walk.chunks {
-            bad(format!("it counts {} chunks, {} are here", commit.chunks, walk.chunks));
+        let chunks = walk.kept.len() as u64;
+        if commit.chunks != chunks {
+            bad(format!("it counts {} chunks, {chunks} are here", commit.chunks));
         }
         if walk.last_index != Some(commit.index.0) {
             let found = walk.last_index.map_or("none".to_owned(), |at| format!("byte {at}"));
@@ -215,78 +221,81 @@ impl DumpFile {
         }
     }
 
-    fn check_inside(&self, inside: Vec<Inside>, walk: &Walk, verdict: &mut Verdict) {
-        let mut parts: BTreeMap<u64, (IndexHead, Vec<IndexEntry>)> = BTreeMap::new();
-        let mut meta: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-        let mut bad_chunks = 0;
-        for item in inside {
-            match item {
-                Inside::Pages(ChunkKind::Memory, n) => sum(&mut verdict.memory, &n),
-                Inside::Pages(_, n) => sum(&mut verdict.swap, &n),
-                Inside::Index { at, head, entries } => {
-                    parts.insert(at, (head, entries));
-                }
-                Inside::Meta(first, plain) => {
-                    meta.insert(first, plain);
-                }
-                Inside::Text => {}
-                Inside::Bad(finding) => {
-                    bad_chunks += 1;
-                    verdict.add(*finding);
-                }
-            }
+    fn check_inside(&self, inside: Inside, walk: &mut Walk, verdict: &mut Verdict) {
+        let sealed = if self.in_the_clear() { SealState::NotSealed } else { SealState::Ok };
+        for chunk in walk.kept.iter_mut().filter(|c| c.checksum) {
+            let bad = inside.bad.binary_search(&chunk.entry.offset.0).is_ok();
+            chunk.seal = if bad { SealState::Bad } else { sealed };
         }
+        (verdict.memory, verdict.swap) = (inside.memory, inside.swap);
+        let bad_chunks = inside.bad.len() as u64;
         verdict.bad_chunks += bad_chunks;
         verdict.good_chunks = verdict.good_chunks.saturating_sub(bad_chunks);
-        check_index(&parts, walk, verdict);
-        self.check_meta(&meta, verdict);
-        let Ok(commit) = self.committed() else { return };
+        verdict.more_findings += inside.more_findings;
+        for finding in &inside.findings {
+            verdict.add(finding.clone());
+        }
+        check_index(&inside.index, &walk.kept, verdict);
+        let meta = self.check_meta(&inside, verdict);
+        let commit = self.committed().ok();
         // Damage already explains a difference.
-        if verdict.is_sound() {
-            let block = self.len() - BLOCK64..self.len();
+        if let Some(commit) = commit.filter(|_| verdict.is_sound()) {
             for (what, told, found) in
                 [("memory", commit.memory, verdict.memory), ("swap", commit.swap, verdict.swap)]
             {
                 if !found.agrees(&told) {
                     let text = format!("its count of {what} pages is not that of the chunks");
-                    verdict.add(Finding::at(FindingKind::Commit, block.clone(), text));
+                    verdict.add(Finding::at(FindingKind::Commit, self.last_block(), text));
                 }
             }
         }
+        if let Some(meta) = meta {
+            inside.find_missing(&meta, commit, verdict);
+        }
+        let complete = commit.is_some_and(|c| c.outcome == Outcome::Complete);
+        if complete && verdict.is_sound() && verdict.missing_pages > 0 {
+            let text = format!(
+                "it says that all is there, but {} pages are in no chunk",
+                verdict.missing_pages
+            );
+            verdict.add(Finding::at(FindingKind::Commit, self.last_block(), text));
+        }
     }
 
-    fn check_meta(&self, parts: &BTreeMap<u64, Vec<u8>>, verdict: &mut Verdict) {
-        let plain: Vec<u8> = parts.values().flatten().copied().take(MAX_META).collect();
-        let text = match (Meta::parse(&plain), self.block0()) {
-            (Err(e), _) => e.to_string(),
+    fn last_block(&self) -> Range<u64> {
+        self.len() - BLOCK64..self.len()
+    }
+
+    /// The tables, if they are sound and belong to this header.
+    fn check_meta(&self, inside: &Inside, verdict: &mut Verdict) -> Option<Meta> {
+        let plain: Vec<u8> = inside.meta.values().flatten().copied().collect();
+        let (text, meta) = match (Meta::parse(&plain), self.block0()) {
+            (Err(e), _) => (e.to_string(), None),
             (Ok(meta), Some(block0)) => match meta.header_digest {
-                Some(digest) if digest == header_digest(block0) => return,
-                Some(_) => "the header was changed after the capture".to_owned(),
+                Some(digest) if digest == header_digest(block0) => return Some(meta),
+                Some(_) => ("the header was changed after the capture".to_owned(), Some(meta)),
                 // Nothing was captured yet when the power went.
-                None if !verdict.committed => return,
-                None => "the digest of the header is missing".to_owned(),
+                None if !verdict.committed => return None,
+                None => ("the digest of the header is missing".to_owned(), None),
             },
-            (Ok(_), None) => return,
+            (Ok(meta), None) => return Some(meta),
         };
         verdict.add(Finding::at(FindingKind::Meta, 0..BLOCK64, text));
+        meta
     }
-}
-
-fn sum(total: &mut PageTotals, n: &PageTotals) {
-    total.data = total.data.saturating_add(n.data);
-    total.zero = total.zero.saturating_add(n.zero);
-    total.unreadable = total.unreadable.saturating_add(n.unreadable);
-    total.excluded = total.excluded.saturating_add(n.excluded);
 }
 
 /// Takes note of a chunk.
 fn take(walk: &mut Walk, verdict: &mut Verdict, header: &ChunkHeader, f: &Faults) {
-    walk.chunks += 1;
     if header.kind == ChunkKind::Index {
         walk.last_index = Some(header.offset.0);
-    } else {
-        walk.seen.push(IndexEntry::of(header));
     }
+    walk.kept.push(ChunkResult {
+        seq: header.seq,
+        entry: IndexEntry::of(header),
+        checksum: f.is_intact(),
+        seal: SealState::NotChecked,
+    });
     if let Some(Range { start, end }) = &f.skipped {
         let text = format!("chunks {start} to {} before it are missing", end - 1);
         verdict.add(Finding::of(FindingKind::Sequence, header, text));
@@ -319,73 +328,21 @@ fn lost(gap: &Gap) -> Finding {
             (FindingKind::CutShort, "a chunk that reaches behind the end of the dump".to_owned())
         }
         GapKind::Unreadable => (FindingKind::Unreadable, "the medium cannot be read".to_owned()),
+        GapKind::MissingPart => (
+            FindingKind::MissingPart,
+            "this part of the dump is on a volume that was not given".to_owned(),
+        ),
     };
     Finding::at(kind, gap.bytes.clone(), text)
-}
-
-/// One thread's work: until the queue is empty and closed.
-fn open_all(
-    opener: &Opener,
-    queue: &Mutex<Receiver<(ChunkHeader, Vec<u8>)>>,
-    results: &Sender<Inside>,
-) {
-    let mut decoder = Decoder::new();
-    loop {
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((header, mut stored)) = job else { return };
-        let inside = look_into(&mut decoder, opener, header, &mut stored);
-        if results.send(inside).is_err() {
-            return;
-        }
-    }
-}
-
-fn look_into(
-    decoder: &mut Decoder,
-    opener: &Opener,
-    header: ChunkHeader,
-    stored: &mut Vec<u8>,
-) -> Inside {
-    let bad = |text: &str| Inside::Bad(Box::new(Finding::of(FindingKind::Contents, &header, text)));
-    let chunk = match decoder.decode(opener, header, stored) {
-        Ok(chunk) => chunk,
-        Err(super::DumpError::Chunk { why, .. }) => return bad(&why),
-        Err(other) => return bad(&other.to_string()),
-    };
-    match header.kind {
-        kind @ (ChunkKind::Memory | ChunkKind::Swap) => {
-            let mut totals = PageTotals::default();
-            for piece in chunk.pieces() {
-                let class = match piece.class {
-                    PageClass::Data => &mut totals.data,
-                    PageClass::Zero => &mut totals.zero,
-                    PageClass::Unreadable => &mut totals.unreadable,
-                    PageClass::Excluded => &mut totals.excluded,
-                };
-                *class = class.saturating_add(piece.pages);
-            }
-            let told = u64::from(header.missing_pages);
-            if totals.unreadable.min(u64::from(u32::MAX)) != told {
-                return bad("its header miscounts its unreadable pages");
-            }
-            Inside::Pages(kind, totals)
-        }
-        ChunkKind::Index => match index::parse_part(chunk.plain()) {
-            Ok((head, entries)) => Inside::Index { at: header.offset.0, head, entries },
-            Err(why) => bad(&why),
-        },
-        ChunkKind::Meta => Inside::Meta(header.first.0, chunk.plain().to_vec()),
-        ChunkKind::Log | ChunkKind::Notes | ChunkKind::Trailer => Inside::Text,
-    }
 }
 
 /// The index chunks together must list all other chunks, and be linked in order.
 fn check_index(
     parts: &BTreeMap<u64, (IndexHead, Vec<IndexEntry>)>,
-    walk: &Walk,
+    kept: &[ChunkResult],
     verdict: &mut Verdict,
 ) {
-    let mut seen = walk.seen.iter();
+    let mut seen = kept.iter().map(|c| &c.entry).filter(|e| e.kind != ChunkKind::Index);
     let mut prev = ByteOff(0);
     for (at, (head, entries)) in parts {
         let mut bad = |text: String| {
@@ -418,5 +375,27 @@ fn check_index(
         let at = first.offset.0;
         let text = "this chunk and those behind it are in no index";
         verdict.add(Finding::at(FindingKind::Index, at..at + 512, text));
+    }
+}
+
+/// No page may be in two chunks of one layer, by what their headers say.
+fn check_overlaps(kept: &[ChunkResult], verdict: &mut Verdict) {
+    let mut pages: Vec<&ChunkResult> =
+        kept.iter().filter(|c| c.checksum && c.entry.kind.is_pages()).collect();
+    let space = |e: &IndexEntry| (e.kind, e.device, e.layer);
+    pages.sort_by_key(|c| (space(&c.entry), c.entry.first));
+    let mut end = 0u64;
+    let mut last = None;
+    for c in pages {
+        let (first, behind) = (c.entry.first.0, c.entry.first.0.saturating_add(c.entry.pages));
+        if last != Some(space(&c.entry)) {
+            (last, end) = (Some(space(&c.entry)), 0);
+        }
+        if first < end {
+            let twice = IndexEntry { pages: end.min(behind) - first, ..c.entry };
+            let text = format!("{} is in another chunk as well", covers(&twice));
+            verdict.add(Finding::of_entry(FindingKind::Overlap, c.seq, &c.entry, text));
+        }
+        end = end.max(behind);
     }
 }

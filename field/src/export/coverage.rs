@@ -1,12 +1,22 @@
 //! Which pages there are, which are missing, and why: known before a vmcore is
 //! written, because its tables come first.
+//!
+//! Memory: some 24 bytes for each stretch of present or missing pages, at most 2^24
+//! stretches; and for a whole dump in layers one bit for each page.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use lifeboat_format::{IndexEntry, PageClass, PageRange};
+use lifeboat_format::{PAGE, PageClass, PageRange};
 
 use super::{ExportError, Missing, Options, Why, pipeline};
-use crate::dump::{OpenDump, PageSpace, merge};
+use crate::dump::{
+    DecodedChunk, MAX_STRETCHES, OpenDump, PageSpace, Piece, RangeSet, merge, subtract,
+};
+
+/// Most pages for which a bit each is kept: 8 TiB of memory, 256 MiB of bits.
+const MAX_BITS: u64 = 1 << 31;
 
 /// What a space of pages holds.
 #[derive(Debug, Default)]
@@ -23,29 +33,55 @@ pub(super) struct Coverage {
     /// Nothing was looked into, because the commit record says that no captured
     /// page lacks its contents.
     pub(super) by_commit: bool,
+    /// By index of the chunk: pages that an earlier chunk holds as well, and whose
+    /// contents are taken from there.
+    surplus: BTreeMap<usize, Vec<PageRange>>,
+    /// A bit for each present page, set when it is written. Kept where layers may
+    /// overlap and nothing was looked into: it proves that none was left out.
+    written: Option<Vec<AtomicU64>>,
 }
 
 impl Coverage {
     /// Of memory. Looks into chunks only if the dump is not known to be whole.
     pub(super) fn of_memory(dump: &OpenDump, options: &Options<'_>) -> Result<Self, ExportError> {
         let space = dump.memory();
-        let whole =
-            dump.commit().is_some_and(|c| c.memory.unreadable == 0 && c.memory.excluded == 0);
-        let by_commit = whole && !options.skip_damaged;
-        let holes = if by_commit { Vec::new() } else { find_holes(&space, options)? };
-        let mut coverage = Self::build(space.entries(), &dump.meta().ranges, holes);
-        coverage.by_commit = by_commit;
-        Ok(coverage)
+        let wanted = &dump.meta().ranges;
+        let commit = dump.commit().filter(|_| !options.skip_damaged && !dump.is_parted());
+        let whole = commit.map(|c| c.memory).filter(|m| m.unreadable == 0 && m.excluded == 0);
+        match whole {
+            Some(_) if !space.is_layered() => {
+                let all = space.entries().iter().map(|e| pages_of(e.first.0, e.pages));
+                let mut coverage = Self::build(merge(all.collect()), wanted, Vec::new());
+                coverage.by_commit = true;
+                return Ok(coverage);
+            }
+            // Every page that was asked for is there: its layer does not matter yet.
+            Some(m) if m.data.checked_add(m.zero) == Some(m.asked) && m.asked <= MAX_BITS => {
+                let mut coverage = Self::build(wanted.clone(), wanted, Vec::new());
+                if coverage.pages == m.asked {
+                    coverage.by_commit = true;
+                    let words = usize::try_from(m.asked.div_ceil(64)).unwrap_or(0);
+                    coverage.written = Some((0..words).map(|_| AtomicU64::new(0)).collect());
+                    return Ok(coverage);
+                }
+            }
+            _ => {}
+        }
+        let (captured, missing, surplus) = look(&space, options)?;
+        if !options.skip_damaged
+            && let Some(twice) = surplus.values().flatten().next()
+        {
+            return Err(ExportError::Contradiction { page: twice.start.0 });
+        }
+        Ok(Self { surplus, ..Self::build(captured, wanted, missing) })
     }
 
-    /// From chunks, what was wanted, and the holes within the chunks.
+    /// From what was captured, what was wanted, and the holes in what was captured.
     pub(super) fn build(
-        entries: &[IndexEntry],
+        captured: Vec<PageRange>,
         wanted: &[PageRange],
         mut missing: Vec<Missing>,
     ) -> Self {
-        let captured = entries.iter().map(|e| PageRange::new(e.first.0, e.first.0 + e.pages));
-        let captured = merge(captured.collect());
         let ram = merge(captured.iter().chain(wanted).copied().collect());
         let never = subtract(&ram, &captured);
         missing.extend(never.into_iter().map(|pages| Missing { pages, why: Why::NotCaptured }));
@@ -60,7 +96,85 @@ impl Coverage {
                 (range, before)
             })
             .collect();
-        Self { present, ram, missing, pages, by_commit: false }
+        Self { present, ram, missing, pages, ..Self::default() }
+    }
+
+    /// The runs of chunk number `index` that are to be written.
+    ///
+    /// # Errors
+    /// [`ExportError::Contradiction`] for a page that should not be here.
+    pub(super) fn pieces<'c>(
+        &self,
+        index: usize,
+        chunk: &'c DecodedChunk,
+    ) -> Result<Vec<Piece<'c>>, ExportError> {
+        let mut out = Vec::new();
+        for piece in chunk.pieces() {
+            if piece.class == PageClass::Elsewhere {
+                continue;
+            }
+            if reason(piece.class).is_some() {
+                if self.by_commit {
+                    return Err(ExportError::Contradiction { page: piece.first.0 });
+                }
+                continue;
+            }
+            match self.surplus.get(&index) {
+                None => {
+                    self.mark(pages_of(piece.first.0, piece.pages))?;
+                    out.push(piece);
+                }
+                Some(surplus) => {
+                    let whole = [pages_of(piece.first.0, piece.pages)];
+                    out.extend(subtract(&whole, surplus).iter().map(|r| part(&piece, *r)));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Takes note that pages are written; none may be written twice.
+    fn mark(&self, pages: PageRange) -> Result<(), ExportError> {
+        let Some(bits) = &self.written else { return Ok(()) };
+        let wrong = || ExportError::Contradiction { page: pages.start.0 };
+        let inside = self.within(pages.start.0, pages.end.0).map(|r| r.pages()).sum::<u64>();
+        if inside != pages.pages() {
+            return Err(wrong());
+        }
+        let mut at = self.rank(pages.start.0);
+        let end = at + inside;
+        while at < end {
+            let take = (64 - at % 64).min(end - at);
+            let mask = (u64::MAX >> (64 - take)) << (at % 64);
+            let word = usize::try_from(at / 64).ok().and_then(|i| bits.get(i)).ok_or_else(wrong)?;
+            if word.fetch_or(mask, Ordering::Relaxed) & mask != 0 {
+                return Err(wrong());
+            }
+            at += take;
+        }
+        Ok(())
+    }
+
+    /// After all was written: whether that is all that the tables speak of.
+    ///
+    /// # Errors
+    /// [`ExportError::Contradiction`], naming the first page that no chunk holds.
+    pub(super) fn check_written(&self) -> Result<(), ExportError> {
+        let Some(bits) = &self.written else { return Ok(()) };
+        let mut at = 0u64;
+        for (word, bits) in bits.iter().enumerate() {
+            let left = self.pages.saturating_sub(word as u64 * 64).min(64);
+            let ones = u64::from(bits.load(Ordering::Relaxed).trailing_ones());
+            at = word as u64 * 64 + ones;
+            if ones < left {
+                let index = self.present.partition_point(|(_, before)| *before <= at);
+                let held = index.checked_sub(1).and_then(|i| self.present.get(i));
+                let page = held.map_or(0, |(r, before)| r.start.0 + (at - before));
+                return Err(ExportError::Contradiction { page });
+            }
+        }
+        debug_assert!(at >= self.pages, "every present page has a bit");
+        Ok(())
     }
 
     /// Number of present pages before `page`.
@@ -94,20 +208,37 @@ impl Coverage {
     }
 }
 
-/// Decodes the chunks that may hold pages without contents.
-fn find_holes(space: &PageSpace<'_>, options: &Options<'_>) -> Result<Vec<Missing>, ExportError> {
-    let dump = space.dump();
-    let mut suspects = Vec::new();
-    for entry in space.entries() {
+/// What a chunk turned out to hold.
+enum Looked {
+    /// Contents for all of its pages.
+    Whole,
+    /// The pages that it answers for, and those of them without contents.
+    Part(Vec<PageRange>, Vec<Missing>),
+    Damaged,
+}
+
+type Found = (Vec<PageRange>, Vec<Missing>, BTreeMap<usize, Vec<PageRange>>);
+
+/// Decodes the chunks that may hold pages without contents, or of another layer. Gives
+/// what was captured, what of it is missing, and what a chunk holds for the second time.
+fn look(space: &PageSpace<'_>, options: &Options<'_>) -> Result<Found, ExportError> {
+    let (dump, entries) = (space.dump(), space.entries());
+    let (mut looked, mut suspects, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    for (n, entry) in entries.iter().enumerate() {
         match dump.read_header(entry) {
             Ok(header) if u64::from(header.data_pages) == header.pages && !options.skip_damaged => {
+                looked.push(Looked::Whole);
+                continue;
             }
-            Ok(_) => suspects.push(*entry),
-            Err(_) if options.skip_damaged => suspects.push(*entry),
-            Err(e) => return Err(e.into()),
+            Err(e) if !options.skip_damaged => return Err(e.into()),
+            _ => {}
         }
+        looked.push(Looked::Damaged);
+        suspects.push(*entry);
+        places.push(n);
     }
-    let holes = Mutex::new(Vec::new());
+    let stretches = AtomicUsize::new(0);
+    let results = Mutex::new(looked);
     let quiet = Options { progress: None, ..*options };
     pipeline::for_each(
         dump,
@@ -116,29 +247,87 @@ fn find_holes(space: &PageSpace<'_>, options: &Options<'_>) -> Result<Vec<Missin
         || Ok(()),
         None,
         |(), index, chunk| {
-            let mut found = Vec::new();
-            match (chunk, suspects.get(index)) {
-                (Ok(chunk), _) => found.extend(chunk.pieces().filter_map(|p| {
-                    let pages = PageRange::new(p.first.0, p.first.0 + p.pages);
+            let Ok(chunk) = chunk else { return Ok(()) };
+            let claims = chunk.claims();
+            let holes: Vec<Missing> = chunk
+                .pieces()
+                .filter_map(|p| {
+                    let pages = pages_of(p.first.0, p.pages);
                     reason(p.class).map(|why| Missing { pages, why })
-                })),
-                (Err(_), Some(e)) => {
-                    let pages = PageRange::new(e.first.0, e.first.0 + e.pages);
-                    found.push(Missing { pages, why: Why::Damaged });
-                }
-                (Err(_), None) => {}
+                })
+                .collect();
+            let count = claims.len() + holes.len();
+            if stretches.fetch_add(count, Ordering::Relaxed) + count > MAX_STRETCHES {
+                return Err(ExportError::TooLarge { what: "over 2^24 stretches of memory".into() });
             }
-            holes.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+            let mut all = results.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(slot) = places.get(index).and_then(|n| all.get_mut(*n)) {
+                *slot = Looked::Part(claims, holes);
+            }
             Ok(())
         },
     )?;
-    Ok(holes.into_inner().unwrap_or_else(PoisonError::into_inner))
+    let looked = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(settle(space, looked))
+}
+
+/// Chunk by chunk, in the order in which a page is looked for: the first that answers
+/// for it holds it.
+fn settle(space: &PageSpace<'_>, looked: Vec<Looked>) -> Found {
+    let (mut held, mut missing, mut surplus) = (RangeSet::default(), Vec::new(), BTreeMap::new());
+    let mut damaged = Vec::new();
+    for (n, (entry, looked)) in space.entries().iter().zip(looked).enumerate() {
+        let whole = pages_of(entry.first.0, entry.pages);
+        let (claims, holes) = match looked {
+            Looked::Whole => (vec![whole], Vec::new()),
+            Looked::Part(claims, holes) => (claims, holes),
+            Looked::Damaged => {
+                damaged.push(whole);
+                continue;
+            }
+        };
+        let mut twice = Vec::new();
+        for claim in claims {
+            held.insert(claim, &mut |again| twice.push(again));
+        }
+        let twice = merge(twice);
+        for hole in holes {
+            let left = subtract(&[hole.pages], &twice);
+            missing.extend(left.into_iter().map(|pages| Missing { pages, why: hole.why }));
+        }
+        if !twice.is_empty() {
+            surplus.insert(n, twice);
+        }
+    }
+    // Which pages of its range a damaged chunk held is not known: those of no other.
+    let lost = subtract(&merge(damaged), &held.ranges());
+    for pages in lost {
+        held.insert(pages, &mut |_| {});
+        missing.push(Missing { pages, why: Why::Damaged });
+    }
+    (held.ranges(), missing, surplus)
+}
+
+fn pages_of(first: u64, pages: u64) -> PageRange {
+    PageRange::new(first, first.saturating_add(pages))
+}
+
+/// The pages of `piece` within `pages`, which lies in it.
+fn part<'c>(piece: &Piece<'c>, pages: PageRange) -> Piece<'c> {
+    let skip = usize::try_from(pages.start.0 - piece.first.0).unwrap_or(0) * PAGE;
+    let len = usize::try_from(pages.pages()).unwrap_or(0).saturating_mul(PAGE);
+    let data = match piece.class {
+        PageClass::Data => piece.data.get(skip..).and_then(|d| d.get(..len)).unwrap_or_default(),
+        _ => &[],
+    };
+    Piece { first: pages.start, pages: pages.pages(), class: piece.class, data }
 }
 
 /// Why pages of a class are missing, if they are.
 pub(super) fn reason(class: PageClass) -> Option<Why> {
     match class {
-        PageClass::Data | PageClass::Zero => None,
+        // A page of another layer is that layer's to tell of.
+        PageClass::Data | PageClass::Zero | PageClass::Elsewhere => None,
         PageClass::Unreadable => Some(Why::Unreadable),
         PageClass::Excluded => Some(Why::Excluded),
     }
@@ -155,31 +344,6 @@ pub(super) fn join(mut missing: Vec<Missing>) -> Vec<Missing> {
                 last.pages.end = next.pages.end;
             }
             _ => out.push(next),
-        }
-    }
-    out
-}
-
-/// `from` without `what`; both ascending and disjoint.
-pub(super) fn subtract(from: &[PageRange], what: &[PageRange]) -> Vec<PageRange> {
-    let mut out = Vec::new();
-    let mut holes = what.iter().peekable();
-    for range in from {
-        let mut at = range.start.0;
-        while holes.next_if(|h| h.end.0 <= at).is_some() {}
-        // A hole may reach into the next range: look at it without taking it.
-        while let Some(hole) = holes.peek().copied().filter(|h| h.start.0 < range.end.0) {
-            if hole.start.0 > at {
-                out.push(PageRange::new(at, hole.start.0));
-            }
-            at = at.max(hole.end.0);
-            if hole.end.0 >= range.end.0 {
-                break;
-            }
-            holes.next();
-        }
-        if at < range.end.0 {
-            out.push(PageRange::new(at, range.end.0));
         }
     }
     out
@@ -202,20 +366,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn subtraction_is_that_of_sets(a in ranges(), b in ranges()) {
-            let out = subtract(&a, &b);
-            prop_assert_eq!(set(&out), &set(&a) - &set(&b));
-            prop_assert!(out.windows(2).all(|w| w[0].end <= w[1].start));
-        }
-
-        #[test]
         fn ranks_count_present_pages(wanted in ranges(), holes in ranges()) {
             let missing = holes.iter().map(|p| Missing { pages: *p, why: Why::Unreadable }).collect();
-            let entries: Vec<IndexEntry> = wanted.iter().map(|r| IndexEntry {
-                offset: lifeboat_format::ByteOff(0), first: r.start, pages: r.pages(),
-                stored_len: 0, kind: lifeboat_format::ChunkKind::Memory, device: 0,
-            }).collect();
-            let c = Coverage::build(&entries, &[], missing);
+            let c = Coverage::build(wanted.clone(), &[], missing);
             let present: BTreeSet<u64> = c.present().flat_map(|r| r.start.0..r.end.0).collect();
             prop_assert_eq!(&present, &(&set(&wanted) - &set(&holes)));
             for page in 0..240 {

@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lifeboat_format::{PAGE, PageClass, PageRange};
 use lifeboat_sources::elfcorehdr::CoreHeader;
 
-use super::coverage::{Coverage, reason};
+use super::coverage::Coverage;
 use super::{ExportError, Options, Report, pipeline};
-use crate::dump::{OpenDump, merge};
+use crate::dump::{OpenDump, merge, subtract};
 
 const EHDR: usize = 64;
 const PHDR: usize = 56;
@@ -147,7 +147,7 @@ fn loads_of(dump: &OpenDump, coverage: &Coverage, warnings: &mut Vec<String>) ->
         }
     };
     let captured = merge(coverage.present().collect());
-    for r in super::coverage::subtract(&captured, &described) {
+    for r in subtract(&captured, &described) {
         let (start, end) = (r.start.0 * PAGE64, r.end.0 * PAGE64);
         loads.push(Load { flags: PF_RWX, vaddr: 0, start, end });
     }
@@ -237,29 +237,24 @@ fn fill(
         options,
         || Ok(()),
         None,
-        |(), _, chunk| {
+        |(), index, chunk| {
             // Damaged and skipped: the coverage knows.
             let Ok(chunk) = chunk else { return Ok(()) };
-            for piece in chunk.pieces() {
-                match piece.class {
-                    PageClass::Data => {
-                        // Every chunk lies within one range of the coverage.
-                        let at = places.of(piece.first.0).ok_or(ExportError::Nothing)?;
-                        pipeline::write_at(out, piece.data, at)?;
-                        data.fetch_add(piece.pages, Ordering::Relaxed);
-                    }
-                    PageClass::Zero => {
-                        zero.fetch_add(piece.pages, Ordering::Relaxed);
-                    }
-                    class if coverage.by_commit && reason(class).is_some() => {
-                        return Err(ExportError::Contradiction { page: piece.first.0 });
-                    }
-                    _ => {}
+            for piece in coverage.pieces(index, &chunk)? {
+                if piece.class == PageClass::Data {
+                    // Every run lies within one range of the coverage.
+                    let page = piece.first.0;
+                    let at = places.of(page).ok_or(ExportError::Contradiction { page })?;
+                    pipeline::write_at(out, piece.data, at)?;
+                    data.fetch_add(piece.pages, Ordering::Relaxed);
+                } else {
+                    zero.fetch_add(piece.pages, Ordering::Relaxed);
                 }
             }
             Ok(())
         },
     )?;
+    coverage.check_written()?;
     Ok((data.into_inner(), zero.into_inner()))
 }
 

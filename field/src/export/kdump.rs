@@ -20,9 +20,9 @@ use lifeboat_format::{PAGE, PageClass, PageRange};
 use lifeboat_sources::notes::{NT_PRSTATUS, Notes, vmcoreinfo};
 use lifeboat_sources::vmcoreinfo::VmcoreInfo;
 
-use super::coverage::{Coverage, reason};
+use super::coverage::Coverage;
 use super::{ExportError, Options, Report, pipeline};
-use crate::dump::{DecodedChunk, OpenDump, PageSource};
+use crate::dump::{DecodedChunk, OpenDump, PageSource, Piece};
 
 const PAGE64: u64 = PAGE as u64;
 /// `sizeof(struct kdump_sub_header)`, version 6.
@@ -310,12 +310,12 @@ fn write_pages(
         Ok(State { packer, packed: Packed::default(), descs: Vec::new() })
     };
     let work = |state: &mut State, index: usize, chunk: &DecodedChunk| {
-        let zeros = pack(state, compression, chunk, coverage)?;
+        let pieces = coverage.pieces(index, chunk)?;
+        let zeros = pack(state, compression, &pieces);
         let packed = &state.packed;
         let Some(at) = turns.take(index, packed.data.len() as u64) else { return Ok(()) };
         pipeline::write_at(out, &packed.data, at)?;
-        let rank = coverage.rank(chunk.header().first.0);
-        write_descs(out, plan, chunk, &packed.sizes, at, rank, &mut state.descs)?;
+        write_descs(out, plan, coverage, &pieces, &packed.sizes, at, &mut state.descs)?;
         data.fetch_add(packed.sizes.len() as u64, Ordering::Relaxed);
         zero.fetch_add(zeros, Ordering::Relaxed);
         Ok(())
@@ -335,6 +335,7 @@ fn write_pages(
             }
         },
     )?;
+    coverage.check_written()?;
     Ok(Report {
         data_pages: data.into_inner(),
         zero_pages: zero.into_inner(),
@@ -344,55 +345,51 @@ fn write_pages(
 }
 
 /// Compresses a chunk's data pages; gives its number of zero pages.
-fn pack(
-    state: &mut State,
-    compression: Compression,
-    chunk: &DecodedChunk,
-    coverage: &Coverage,
-) -> Result<u64, ExportError> {
+fn pack(state: &mut State, compression: Compression, pieces: &[Piece<'_>]) -> u64 {
     let (packed, mut space) = (&mut state.packed, [0u8; PAGE]);
     packed.data.clear();
     packed.sizes.clear();
     let mut zeros = 0;
-    for piece in chunk.pieces() {
-        match piece.class {
-            PageClass::Data => {
-                let (pages, _) = piece.data.as_chunks::<PAGE>();
-                for page in pages {
-                    let (bytes, flag) = match state.packer.pack(page, &mut space) {
-                        Some(bytes) => (bytes, compression.flag()),
-                        None => (&page[..], 0),
-                    };
-                    packed.data.extend_from_slice(bytes);
-                    // At most 4096.
-                    packed.sizes.push((u32::try_from(bytes.len()).unwrap_or(0), flag));
-                }
-            }
-            PageClass::Zero => zeros += piece.pages,
-            class if coverage.by_commit && reason(class).is_some() => {
-                return Err(ExportError::Contradiction { page: piece.first.0 });
-            }
-            _ => {}
+    for piece in pieces {
+        if piece.class != PageClass::Data {
+            zeros += piece.pages;
+            continue;
+        }
+        let (pages, _) = piece.data.as_chunks::<PAGE>();
+        for page in pages {
+            let (bytes, flag) = match state.packer.pack(page, &mut space) {
+                Some(bytes) => (bytes, compression.flag()),
+                None => (&page[..], 0),
+            };
+            packed.data.extend_from_slice(bytes);
+            // At most 4096.
+            packed.sizes.push((u32::try_from(bytes.len()).unwrap_or(0), flag));
         }
     }
-    Ok(zeros)
+    zeros
 }
 
-/// Writes the descriptors of a chunk's present pages: they are neighbours in the
-/// table, because missing pages have none.
+/// Writes the descriptors of a chunk's present pages: neighbours in the table unless
+/// pages of other layers lie between, because missing pages have none.
 fn write_descs(
     out: &File,
     plan: &Plan,
-    chunk: &DecodedChunk,
+    coverage: &Coverage,
+    pieces: &[Piece<'_>],
     sizes: &[(u32, u32)],
     data_at: u64,
-    rank: u64,
     buf: &mut Vec<u8>,
 ) -> Result<(), ExportError> {
-    let (mut data_at, mut at) = (data_at, plan.desc_at + rank * DESC64);
+    let (mut data_at, mut at) = (data_at, plan.desc_at);
     let mut sizes = sizes.iter();
     buf.clear();
-    for piece in chunk.pieces().filter(|p| reason(p.class).is_none()) {
+    for piece in pieces {
+        let place = plan.desc_at + coverage.rank(piece.first.0) * DESC64;
+        if place != at + buf.len() as u64 {
+            pipeline::write_at(out, buf, at)?;
+            buf.clear();
+            at = place;
+        }
         for _ in 0..piece.pages {
             let (offset, size, flags) = match (piece.class, sizes.as_slice().first()) {
                 (PageClass::Data, Some((size, flags))) => {

@@ -10,9 +10,9 @@ use std::sync::{Mutex, PoisonError};
 
 use lifeboat_format::{PAGE, PageClass, PageRange};
 
-use super::coverage::{join, reason, subtract};
+use super::coverage::{join, reason};
 use super::{ExportError, Missing, Options, Report, Why, pipeline};
-use crate::dump::{OpenDump, merge};
+use crate::dump::{OpenDump, merge, subtract};
 
 const PAGE64: u64 = PAGE as u64;
 
