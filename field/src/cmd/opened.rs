@@ -55,7 +55,12 @@ impl Source<'_> {
             warn(words);
         }
         let name = dump.name;
-        Ok((DumpFile::open(dump.source).context(&name)?, name))
+        let told = dump.laid.as_ref().and_then(|laid| laid.parts.first());
+        let file = match told {
+            Some(part) => DumpFile::open_as(dump.source, &part.record.dump_id),
+            None => DumpFile::open(dump.source),
+        };
+        Ok((file.context(&name)?, name))
     }
 
     /// The dump, unlocked; what had to be worked around is told on stderr.

@@ -6,20 +6,18 @@ use lifeboat_crypt::{CryptError, DataKey, Identities, Opener};
 use lifeboat_format::commit;
 use lifeboat_format::header::{HEADER_LEN, KEY_AREA_LEN};
 use lifeboat_format::{
-    BLOCK, Cipher, CommitRecord, DumpHeader, FormatError, IndexEntry, KeyArea, Outcome,
+    BLOCK, Cipher, CommitRecord, DumpHeader, FormatError, Id, IndexEntry, KeyArea, Outcome,
 };
 
-use super::{DumpError, ReadAt, Scanner};
+use super::ends::{self, find_commit, find_header};
+use super::{DumpError, Prefix, ReadAt, Scanner};
 
 const BLOCK64: u64 = BLOCK as u64;
 /// First byte of the first chunk.
 pub(crate) const DATA_START: u64 = HEADER_LEN as u64;
-/// How far from its end a file is searched for a commit record that something was appended to.
-const SEARCH: u64 = 16 << 20;
-
 /// Bytes without a chunk that end a dump without commit record: far more than a
 /// capturer has in flight when the power goes.
-const OPEN_END: u64 = 256 << 20;
+pub(super) const OPEN_END: u64 = 256 << 20;
 
 /// Header and key area as they were read, with a verdict on each.
 pub(crate) struct HeaderCopy {
@@ -36,6 +34,17 @@ impl HeaderCopy {
         read(src, at + BLOCK64, &mut *key_bytes)?;
         let header = DumpHeader::decode(&block0);
         Ok(Self { block0, header, key_bytes })
+    }
+
+    /// The copy; its header counts as damaged if it is not that of dump `want`.
+    fn of(mut self, want: Option<Id>) -> Self {
+        if let (Some(id), Ok(h)) = (want, &self.header)
+            && h.dump_id != id
+        {
+            let what = "dump header (of another dump)";
+            self.header = Err(FormatError::Field { what, field: "dump_id", value: 0 });
+        }
+        self
     }
 
     pub(crate) fn keys(&self) -> Result<KeyArea<'_>, FormatError> {
@@ -78,24 +87,51 @@ impl DumpFile {
     /// [`DumpError::NotADump`], [`DumpError::TooShort`], [`DumpError::Io`], and
     /// [`DumpError::Length`] when the commit record speaks of another length.
     pub fn open(src: Arc<dyn ReadAt>) -> Result<Self, DumpError> {
+        Self::open_with(src, None)
+    }
+
+    /// Opens the dump that a slot tells of. Where the power went before its own header or
+    /// commit record was on the medium, those of an older dump may still lie there.
+    ///
+    /// # Errors
+    /// As [`DumpFile::open`]; what belongs to another dump counts as not there.
+    pub fn open_as(src: Arc<dyn ReadAt>, id: &Id) -> Result<Self, DumpError> {
+        match Self::open_with(Arc::clone(&src), Some(*id)) {
+            Ok(file) if file.commit.is_ok() => Ok(file),
+            other => match ends::committed_len(&*src, id) {
+                // Everything is there, but for the slot that was to say so.
+                Some(len) => Self::open_with(Arc::new(Prefix::new(src, len)), Some(*id)),
+                // What a search took for the end of a file is not the end of this extent.
+                None => match other {
+                    Err(DumpError::Length { .. }) => Err(DumpError::NotADump {
+                        first: FormatError::Short { what: "dump (its chunks are lost)" },
+                    }),
+                    other => other,
+                },
+            },
+        }
+    }
+
+    fn open_with(src: Arc<dyn ReadAt>, want: Option<Id>) -> Result<Self, DumpError> {
         let len = src.len();
         if len < DATA_START {
             return Err(DumpError::TooShort { len });
         }
-        let first = match HeaderCopy::read(&*src, 0) {
+        let read = |at| HeaderCopy::read(&*src, at).map(|copy| copy.of(want));
+        let first = match read(0) {
             Ok(copy) => Some(copy),
             // A bad sector in the header is what the second copy is for.
             Err(DumpError::Io { .. }) => None,
             Err(other) => return Err(other),
         };
         let sound = first.as_ref().and_then(|c| c.header.ok());
-        let commit = find_commit(&*src, sound.as_ref())?;
+        let commit = find_commit(&*src, want.or(sound.map(|h| h.dump_id)))?;
         let second_at = match &commit {
             Ok(c) => Some(c.header_copy.0),
-            Err(_) if sound.is_none() => find_header(&*src)?,
+            Err(_) if sound.is_none() => find_header(&*src, want)?,
             Err(_) => None,
         };
-        let second = second_at.and_then(|at| HeaderCopy::read(&*src, at).ok());
+        let second = second_at.and_then(|at| read(at).ok());
         let first_fault = match &first {
             Some(copy) => copy.header.err(),
             None => Some(FormatError::Short { what: "dump header (unreadable)" }),
@@ -277,86 +313,4 @@ impl DumpFile {
         };
         Ok(Opener::new(self.header.cipher, key.as_ref())?)
     }
-}
-
-/// The commit record in the last block, or in words why there is none.
-fn find_commit(
-    src: &dyn ReadAt,
-    header: Option<&DumpHeader>,
-) -> Result<Result<CommitRecord, String>, DumpError> {
-    let len = src.len();
-    let why = if len.is_multiple_of(BLOCK64) && len >= DATA_START + BLOCK64 {
-        let mut block = [0u8; BLOCK];
-        let there = src.read_exact_at(len - BLOCK64, &mut block).map_err(|e| e.to_string());
-        match there.and_then(|()| CommitRecord::decode(&block).map_err(|e| e.to_string())) {
-            Ok(c) if header.is_some_and(|h| h.dump_id != c.dump_id) => {
-                "the one there belongs to another dump".to_owned()
-            }
-            Ok(c) if c.total_len != len => {
-                return Err(DumpError::Length { committed: c.total_len, found: len });
-            }
-            Ok(c) if !is_placed(&c) => "the one there contradicts itself".to_owned(),
-            Ok(c) => return Ok(Ok(c)),
-            Err(why) => why,
-        }
-    } else {
-        format!("{len} is not a multiple of 4096")
-    };
-    match header {
-        Some(h) => search_commit(src, h)
-            .map_or(Ok(Err(why)), |committed| Err(DumpError::Length { committed, found: len })),
-        None => Ok(Err(why)),
-    }
-}
-
-/// Whether the record's places are where a capturer puts them.
-fn is_placed(c: &CommitRecord) -> bool {
-    let copy = c.header_copy.0;
-    copy >= DATA_START
-        && copy.is_multiple_of(BLOCK64)
-        && copy.checked_add(DATA_START + BLOCK64) == Some(c.total_len)
-        && (c.index.0 == 0 || (DATA_START..copy).contains(&c.index.0))
-}
-
-/// Length by a commit record of this dump near the end of a file that something
-/// was appended to.
-fn search_commit(src: &dyn ReadAt, header: &DumpHeader) -> Option<u64> {
-    let mut at = (src.len() / BLOCK64).checked_sub(1)? * BLOCK64;
-    let stop = at.saturating_sub(SEARCH).max(DATA_START);
-    while at > stop {
-        let mut block = [0u8; BLOCK];
-        src.read_exact_at(at, &mut block).ok()?;
-        if let Ok(c) = CommitRecord::decode(&block)
-            && c.dump_id == header.dump_id
-            && c.total_len == at + BLOCK64
-        {
-            return Some(c.total_len);
-        }
-        at -= BLOCK64;
-    }
-    None
-}
-
-/// Where a second header lies, when both the first one and the commit record are lost.
-fn find_header(src: &dyn ReadAt) -> Result<Option<u64>, DumpError> {
-    const STEP: usize = 1 << 20;
-    let mut buf = vec![0u8; STEP];
-    let mut at = DATA_START;
-    while at + DATA_START <= src.len() {
-        let take = usize::try_from(src.len() - at).unwrap_or(STEP).min(STEP);
-        let take = take - take % BLOCK;
-        let Some(window) = buf.get_mut(..take) else { break };
-        if take == 0 {
-            break;
-        }
-        if read(src, at, window).is_ok() {
-            let (blocks, _) = window.as_chunks::<BLOCK>();
-            let hit = blocks.iter().position(|b| DumpHeader::decode(b).is_ok());
-            if let Some(index) = hit {
-                return Ok(Some(at + index as u64 * BLOCK64));
-            }
-        }
-        at += take as u64;
-    }
-    Ok(None)
 }

@@ -9,6 +9,7 @@
 //! bounded by the number of chunks, never by what a field claims.
 
 mod decode;
+mod ends;
 mod error;
 mod file;
 mod index;
@@ -30,6 +31,7 @@ pub use open::{Meta, OpenDump, SwapDevice};
 pub use pages::{Page, PageBytes, PageSource, PageSpace};
 pub use parts::{Extent, Parts};
 pub(crate) use ranges::{MAX_STRETCHES, RangeSet, subtract};
+use read_at::Prefix;
 pub use read_at::{FileWindow, ReadAt};
 pub use scan::{Chunk, Faults, Gap, GapKind, Scanner, Step};
 pub use verdict::{

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 /// The bytes of one dump: a pulled file, or a window in a volume. Byte 0 is the
 /// dump's first byte.
@@ -65,6 +66,37 @@ impl ReadAt for FileWindow {
             Some(at) if fits => self.file.read_exact_at(buf, at),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+}
+
+/// The first bytes of another one.
+pub(super) struct Prefix {
+    src: Arc<dyn ReadAt>,
+    len: u64,
+}
+
+impl Prefix {
+    /// The first `len` bytes of `src`, if there are so many.
+    pub(super) fn new(src: Arc<dyn ReadAt>, len: u64) -> Self {
+        let len = len.min(src.len());
+        Self { src, len }
+    }
+}
+
+impl ReadAt for Prefix {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_exact_at(&self, off: u64, buf: &mut [u8]) -> io::Result<()> {
+        match off.checked_add(buf.len() as u64) {
+            Some(end) if end <= self.len => self.src.read_exact_at(off, buf),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn hole(&self, off: u64) -> Option<u64> {
+        self.src.hole(off).map(|end| end.min(self.len))
     }
 }
 
