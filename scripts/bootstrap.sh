@@ -11,8 +11,10 @@ packages=(
     qemu-system-x86 gdisk
     # judges and their means: gdb, drgn's virtual environment, the archive's keys
     gdb python3 python3-venv debian-archive-keyring ca-certificates
-    # foreign signatures for the guard's tests, and age as the judge of our keys
-    age util-linux mount e2fsprogs xfsprogs btrfs-progs dosfstools ntfs-3g cryptsetup-bin
+    # for the reader that was written from FORMAT.md alone
+    python3-cryptography python3-zstandard
+    # foreign signatures for the guard's tests; age and ssh-keygen judge our keys
+    age openssh-client util-linux mount e2fsprogs xfsprogs btrfs-progs dosfstools ntfs-3g cryptsetup-bin
     # checks of the scripts; certificates and git for cargo
     shellcheck git
 )

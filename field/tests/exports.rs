@@ -296,7 +296,7 @@ fn a_swap_image_is_the_device_and_its_holes_are_listed() {
 #[test]
 fn a_dump_that_did_not_fit_tells_what_it_lacks() {
     let machine = Pretended { seed: 26, bad: false };
-    let taken = take(&Setup { level: None, room: 12 << 20, ..standard(&machine) });
+    let taken = take(&Setup { level: None, rooms: vec![14 << 20], ..standard(&machine) });
     let dump = taken.open().unwrap();
     assert!(!dump.file().is_complete());
     for how in [elf::write as Export, zlib] {

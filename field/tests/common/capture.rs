@@ -1,26 +1,22 @@
 //! A small dump on a formatted volume, written by the real engine, sink and cipher.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lifeboat_crypt::{DataKey, Sealer, fingerprint, header_digest, wrap};
-use lifeboat_engine::{
-    CommitFacts, Cursor, EngineError, Frames, Job, Monitor, PageRead, ReadFault, Worker, capture,
-};
+use lifeboat_engine::{CommitFacts, EngineError, Monitor, PageRead, ReadFault, Worker};
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::KEY_AREA_LEN;
 use lifeboat_format::meta::{MetaWriter, SwapDevice, Tag};
 use lifeboat_format::{
-    ChunkKind, Cipher, DumpHeader, KeyArea, PAGE, PageRange, Pfn, PhaseId, SlotState, text_field,
+    ChunkKind, Cipher, DumpHeader, FORMAT_VERSION, KeyArea, KeyEntry, KeyKind, Layer, PAGE,
+    PageRange, Pfn, PhaseId, SlotState, text_field,
 };
-use lifeboat_sink::{DumpWriter, FileDev, Placement, Volume};
-use lifeboat_sys::{QueueMode, WriteQueue};
 
-#[path = "../../../initramfs/init/src/join.rs"]
-mod join;
-use join::{CryptSeal, Disk};
+#[path = "../support/rig.rs"]
+pub(crate) mod rig;
+use rig::{CryptSeal, Place};
 
 /// The log of the dead kernel.
 pub(crate) const LOG: &str = "[    9.123456] sysrq: Trigger a crash\n[    9.123460] Kernel panic - not syncing: sysrq triggered crash\n";
@@ -39,11 +35,25 @@ pub(crate) struct Plan {
     /// The power goes before the commit record, and before the slot says more than “capturing”.
     pub(crate) dies: bool,
     pub(crate) id: u8,
+    /// Memory in the order of its worth.
+    pub(crate) layered: bool,
+    /// Pages of memory.
+    pub(crate) pages: u64,
+    /// The power goes behind the commit record, before the slot says more than “capturing”.
+    pub(crate) dies_late: bool,
 }
 
 impl Plan {
     pub(crate) fn sealed(recipient: &str) -> Self {
-        Self { recipients: vec![recipient.trim().to_owned()], ticks: u64::MAX, dies: false, id: 9 }
+        Self {
+            recipients: vec![recipient.trim().to_owned()],
+            ticks: u64::MAX,
+            dies: false,
+            id: 9,
+            layered: false,
+            pages: PAGES,
+            dies_late: false,
+        }
     }
 }
 
@@ -86,69 +96,69 @@ impl Monitor for Ticks {
 
 /// Captures onto the volume in `path` at `base..base + len`, as PID 1 does.
 pub(crate) fn plant(path: &Path, base: u64, len: u64, plan: &Plan) -> u64 {
-    let file = File::options().read(true).write(true).open(path).unwrap();
-    let at = Placement { start: base, len };
-    let dev = FileDev::new(file.try_clone().unwrap(), base, len);
-    let mut volume = Volume::open(dev, at).unwrap();
-    volume.guard().unwrap();
-    let place = volume.plan().unwrap();
+    plant_on(vec![Place::of(path, base, len)], plan)
+}
+
+/// Captures onto the first of the volumes, and goes on to the others.
+pub(crate) fn plant_on(places: Vec<Place>, plan: &Plan) -> u64 {
     let id = [plan.id; 16];
-    volume.begin(&place, id, 1_764_000_000).unwrap();
     let key = (!plan.recipients.is_empty()).then(|| DataKey::mix(&[b"test", &[plan.id]]));
-    let header = DumpHeader {
-        dump_id: id,
-        volume_id: volume.superblock().volume_id,
-        number: place.number,
-        created: 1_764_000_000,
-        cipher: if key.is_some() { Cipher::Aes256Gcm } else { Cipher::None },
-        chunk_pages: 64,
-        release: text_field("6.1.0-99-amd64"),
-        reason: text_field("sysrq triggered crash"),
-        image: text_field("lifeboat test"),
+    let cipher = if key.is_some() { Cipher::Aes256Gcm } else { Cipher::None };
+    let mut kept = None;
+    let make = |volume_id, number| {
+        *kept.insert(DumpHeader {
+            version: FORMAT_VERSION,
+            dump_id: id,
+            volume_id,
+            number,
+            created: 1_764_000_000,
+            cipher,
+            chunk_pages: 64,
+            release: text_field("6.1.0-99-amd64"),
+            reason: text_field("sysrq triggered crash"),
+            image: text_field("lifeboat test"),
+            key_id: key.as_ref().map(DataKey::id).unwrap_or_default(),
+        })
     };
     let keys = key_area(plan, key.as_ref());
-    let queue = WriteQueue::new(file, QueueMode::Pwrite, 4, 64 << 10);
-    let disk = Disk(DumpWriter::new(queue, base + place.start.0, place.len));
-    let mut frames = Frames::new(disk, CryptSeal(Sealer::new(key.as_ref())), &header, &keys);
-    frames.begin().unwrap();
+    let seal = CryptSeal(Sealer::new(key.as_ref()));
+    let (mut frames, number) = rig::begin(places, seal, make, &keys);
+    let header = kept.unwrap();
     let mut worker = Worker::new(Some(1), 64).unwrap();
-    let ranges = [PageRange::new(16, 16 + PAGES)];
-    frames.text(ChunkKind::Meta, &meta(&header, &ranges), worker.scratch()).unwrap();
-    frames.text(ChunkKind::Log, LOG.as_bytes(), worker.scratch()).unwrap();
-    frames.text(ChunkKind::Notes, NOTES, worker.scratch()).unwrap();
+    let ranges = [PageRange::new(16, 16 + plan.pages)];
+    frames.lasting_text(ChunkKind::Meta, &meta(&header, &ranges), worker.scratch()).unwrap();
+    frames.lasting_text(ChunkKind::Log, LOG.as_bytes(), worker.scratch()).unwrap();
+    frames.lasting_text(ChunkKind::Notes, NOTES, worker.scratch()).unwrap();
 
     let frames = Mutex::new(frames);
     let ticks = Ticks(AtomicU64::new(plan.ticks));
     let swap_ranges = [PageRange::new(0, 500)];
-    let mut stop = None;
-    for (kind, name, ranges) in
-        [(ChunkKind::Memory, "memory", &ranges), (ChunkKind::Swap, "swap", &swap_ranges)]
-    {
-        let cursor = Cursor::new(ranges);
-        let job = Job { kind, device: 0, name, cursor: &cursor, monitor: &ticks };
-        let result = capture(&mut worker, &job, &mut Machine(plan.id.into()), &frames);
-        stop = stop.or(result.err());
-    }
+    let reader = || Machine(plan.id.into());
+    let mut workers = [worker];
+    let mut stop = rig::memory(&mut workers, &ranges, plan.layered, &ticks, reader, &frames);
+    let what = (ChunkKind::Swap, 0, Layer::Address);
+    stop = stop.or_else(|| rig::pages(&mut workers, what, &swap_ranges, &ticks, &reader, &frames));
+    let [mut worker] = workers;
     let mut frames = frames.into_inner().unwrap();
     frames.open_reserve();
     frames.text(ChunkKind::Trailer, b"phase memory ok\n", worker.scratch()).unwrap();
     if plan.dies {
-        return place.number;
+        return number;
     }
     let outcome = match stop {
         None => Outcome::Complete,
+        Some(EngineError::Full) => Outcome::Full,
         Some(EngineError::Stopped) => Outcome::Deadline,
         Some(other) => panic!("{other}"),
     };
-    let record = frames.finish(&facts(outcome)).unwrap();
+    let record = frames.finish(&facts(outcome, plan.pages)).unwrap();
     let state = if outcome == Outcome::Complete { SlotState::Complete } else { SlotState::Partial };
-    volume
-        .update(place.slot, |r| {
-            r.state = state;
-            r.used_len = record.total_len;
-        })
-        .unwrap();
-    place.number
+    let _ = record;
+    if plan.dies_late {
+        return number;
+    }
+    frames.sink_mut().0.close(state).unwrap();
+    number
 }
 
 fn key_area(plan: &Plan, key: Option<&DataKey>) -> [u8; KEY_AREA_LEN] {
@@ -156,7 +166,9 @@ fn key_area(plan: &Plan, key: Option<&DataKey>) -> [u8; KEY_AREA_LEN] {
     let prints: Vec<[u8; 8]> = names.iter().map(|r| fingerprint(r)).collect();
     let wrapped = key.map(|k| wrap(k, &names).unwrap()).unwrap_or_default();
     let mut keys = [0u8; KEY_AREA_LEN];
-    KeyArea::encode(&mut keys, 0, &prints, &wrapped).unwrap();
+    let entry = KeyEntry { kind: KeyKind::Data, fingerprints: &prints, wrapped: &wrapped };
+    let entries = if key.is_some() { vec![entry] } else { Vec::new() };
+    KeyArea::encode(&mut keys, 0, &entries).unwrap();
     keys
 }
 
@@ -174,7 +186,7 @@ fn meta(header: &DumpHeader, ranges: &[PageRange]) -> Vec<u8> {
     meta
 }
 
-fn facts(outcome: Outcome) -> CommitFacts {
+fn facts(outcome: Outcome, pages: u64) -> CommitFacts {
     let mut phases = [(0, 0); MAX_PHASES];
     phases[0] = (PhaseId::Kernel as u8, 1500);
     phases[1] = (PhaseId::Memory as u8, 12_345);
@@ -184,7 +196,7 @@ fn facts(outcome: Outcome) -> CommitFacts {
         io: IoMode::Polled,
         writes: 42,
         now: 1_764_000_060,
-        asked: (PAGES, 500),
+        asked: (pages, 500),
         read_errors: 30,
         phases,
     }

@@ -14,22 +14,20 @@ use std::sync::{Arc, Mutex};
 use lifeboat_crypt::{
     DataKey, Identities, Sealer, fingerprint, generate_identity, header_digest, wrap,
 };
-use lifeboat_engine::{
-    CommitFacts, Cursor, EngineError, Frames, Job, Monitor, PageRead, ReadFault, Worker, capture,
-};
+use lifeboat_engine::{CommitFacts, EngineError, Monitor, PageRead, ReadFault, Worker};
 use lifeboat_field::dump::{DumpError, DumpFile, OpenDump};
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::KEY_AREA_LEN;
 use lifeboat_format::meta::{MetaWriter, SwapDevice, Tag};
+use lifeboat_format::part::PART_HEAD;
 use lifeboat_format::{
-    ChunkKind, Cipher, CommitRecord, DumpHeader, Id, KeyArea, PAGE, PageRange, Pfn, text_field,
+    ChunkKind, Cipher, CommitRecord, DumpHeader, FORMAT_VERSION, Id, KeyArea, KeyEntry, KeyKind,
+    Layer, PAGE, PageRange, Pfn, SlotState, text_field,
 };
-use lifeboat_sink::DumpWriter;
-use lifeboat_sys::{QueueMode, WriteQueue};
+use lifeboat_sink::{FileDev, Placement, Volume};
 
-#[path = "../../../initramfs/init/src/join.rs"]
-mod join;
-use join::{CryptSeal, Disk};
+pub mod rig;
+use rig::{CryptSeal, Place};
 
 pub const ID: Id = [9; 16];
 
@@ -142,8 +140,10 @@ pub struct Setup<'a> {
     pub level: Option<i32>,
     pub workers: usize,
     pub chunk_pages: u32,
-    /// Bytes that the dump may take.
-    pub room: u64,
+    /// Bytes for dumps on each of the volumes.
+    pub rooms: Vec<u64>,
+    /// Memory in the order of its worth.
+    pub layered: bool,
 }
 
 /// A dump's bytes and what opens it.
@@ -161,33 +161,6 @@ impl Taken {
 
 pub fn open(bytes: Vec<u8>, identity: Option<&Identities>) -> Result<OpenDump, DumpError> {
     OpenDump::unlock(DumpFile::open(Arc::new(bytes))?, identity)
-}
-
-fn run(
-    setup: &Setup<'_>,
-    device: Option<u16>,
-    ranges: &[PageRange],
-    workers: &mut [Worker],
-    frames: &Mutex<Frames<Disk, CryptSeal>>,
-) -> Option<EngineError> {
-    let cursor = Cursor::new(ranges);
-    let job = Job {
-        kind: if device.is_some() { ChunkKind::Swap } else { ChunkKind::Memory },
-        device: device.unwrap_or(0),
-        name: "the machine",
-        cursor: &cursor,
-        monitor: &Ever,
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = workers
-            .iter_mut()
-            .map(|w| {
-                let job = &job;
-                scope.spawn(move || capture(w, job, &mut Reader(setup.machine, device), frames))
-            })
-            .collect();
-        threads.into_iter().find_map(|t| t.join().unwrap().err())
-    })
 }
 
 fn meta(setup: &Setup<'_>, header: &DumpHeader) -> Vec<u8> {
@@ -215,8 +188,10 @@ fn meta(setup: &Setup<'_>, header: &DumpHeader) -> Vec<u8> {
 
 /// Takes a dump as PID 1 does.
 pub fn take(setup: &Setup<'_>) -> Taken {
-    let file = tempfile::tempfile().unwrap();
-    let header = DumpHeader {
+    let places: Vec<Place> = setup.rooms.iter().map(|room| volume(*room)).collect();
+    let readers: Vec<Window> = places.iter().map(Window::of).collect();
+    let mut header = DumpHeader {
+        version: FORMAT_VERSION,
         dump_id: ID,
         volume_id: [7; 16],
         number: 1,
@@ -226,35 +201,41 @@ pub fn take(setup: &Setup<'_>) -> Taken {
         release: text_field("6.1.0-test"),
         reason: text_field("sysrq triggered crash"),
         image: text_field("test"),
+        key_id: [0; 32],
     };
     let mut keys = [0u8; KEY_AREA_LEN];
     let mut identity = None;
     let key = setup.encrypt.then(|| DataKey::mix(&[b"a test's key"]));
+    header.key_id = key.as_ref().map(DataKey::id).unwrap_or_default();
     if let Some(key) = &key {
         let new = generate_identity();
         let wrapped = wrap(key, &[&new.recipient]).unwrap();
-        KeyArea::encode(&mut keys, 0, &[fingerprint(&new.recipient)], &wrapped).unwrap();
+        let fingerprints = &[fingerprint(&new.recipient)];
+        let entry = KeyEntry { kind: KeyKind::Data, fingerprints, wrapped: &wrapped };
+        KeyArea::encode(&mut keys, 0, &[entry]).unwrap();
         identity = Some(Identities::parse(&new.secret).unwrap());
     } else {
-        KeyArea::encode(&mut keys, 0, &[], &[]).unwrap();
+        KeyArea::encode(&mut keys, 0, &[]).unwrap();
     }
-    let queue = WriteQueue::new(file.try_clone().unwrap(), QueueMode::Pwrite, 4, 64 << 10);
-    let disk = Disk(DumpWriter::new(queue, 0, setup.room));
-    let mut frames = Frames::new(disk, CryptSeal(Sealer::new(key.as_ref())), &header, &keys);
-    frames.begin().unwrap();
+    let seal = CryptSeal(Sealer::new(key.as_ref()));
+    let (mut frames, _) = rig::begin(places, seal, |_, _| header, &keys);
     let mut workers: Vec<Worker> =
         (0..setup.workers).map(|_| Worker::new(setup.level, setup.chunk_pages).unwrap()).collect();
-    frames.text(ChunkKind::Log, &setup.log, workers[0].scratch()).unwrap();
-    frames.text(ChunkKind::Notes, &setup.notes, workers[0].scratch()).unwrap();
-    frames.text(ChunkKind::Meta, &meta(setup, &header), workers[0].scratch()).unwrap();
+    frames.lasting_text(ChunkKind::Log, &setup.log, workers[0].scratch()).unwrap();
+    frames.lasting_text(ChunkKind::Notes, &setup.notes, workers[0].scratch()).unwrap();
+    frames.lasting_text(ChunkKind::Meta, &meta(setup, &header), workers[0].scratch()).unwrap();
     let frames = Mutex::new(frames);
-    let mut stop = run(setup, None, &setup.ranges, &mut workers, &frames);
+    let reader = |device| move || Reader(setup.machine, device);
+    let mut stop =
+        rig::memory(&mut workers, &setup.ranges, setup.layered, &Ever, reader(None), &frames);
     let pages = |bytes: &u64| bytes.div_ceil(PAGE as u64);
     for (index, bytes) in setup.swap.iter().enumerate() {
         let range = [PageRange::new(0, pages(bytes))];
-        if stop.is_none() {
-            stop = run(setup, Some(u16::try_from(index).unwrap()), &range, &mut workers, &frames);
-        }
+        let device = u16::try_from(index).unwrap();
+        let what = (ChunkKind::Swap, device, Layer::Address);
+        stop = stop.or_else(|| {
+            rig::pages(&mut workers, what, &range, &Ever, &reader(Some(device)), &frames)
+        });
     }
     assert!(stop.as_ref().is_none_or(EngineError::can_commit), "{stop:?}");
     let mut frames = frames.into_inner().unwrap();
@@ -271,9 +252,42 @@ pub fn take(setup: &Setup<'_>) -> Taken {
         phases: [(0, 0); MAX_PHASES],
     };
     let record = frames.finish(&facts).unwrap();
-    let mut bytes = vec![0; usize::try_from(record.total_len).unwrap()];
-    file.read_exact_at(&mut bytes, 0).unwrap();
+    let state = if stop.is_some() { SlotState::Partial } else { SlotState::Complete };
+    frames.sink_mut().0.close(state).unwrap();
+    let bytes = logical(&readers, &ID, record.total_len);
     Taken { bytes, record, identity }
+}
+
+/// A formatted volume with `room` bytes for dumps.
+fn volume(room: u64) -> Place {
+    let file = tempfile::tempfile().unwrap();
+    let len = room + (2 << 20);
+    file.set_len(len).unwrap();
+    let dev = FileDev::new(file.try_clone().unwrap(), 0, len);
+    Volume::format(dev, Placement { start: 0, len }, 8, "", [7; 16], 1).unwrap();
+    Place { file, base: 0, len, good_for: u64::MAX }
+}
+
+struct Window(std::fs::File, u64);
+impl Window {
+    fn of(place: &Place) -> Self {
+        Self(place.file.try_clone().unwrap(), place.len)
+    }
+}
+
+/// The bytes of a dump, put together from its parts as FORMAT.md says.
+fn logical(volumes: &[Window], id: &Id, len: u64) -> Vec<u8> {
+    let mut out = vec![0; usize::try_from(len).unwrap()];
+    for Window(file, len) in volumes {
+        let place = Place { file: file.try_clone().unwrap(), base: 0, len: *len, good_for: 0 };
+        for (_, r) in place.volume().dumps().into_iter().filter(|(_, r)| r.dump_id == *id) {
+            let head = if r.part == 0 { 0 } else { PART_HEAD as u64 };
+            let from = usize::try_from(r.base).unwrap();
+            let take = usize::try_from(r.used_len - head).unwrap();
+            file.read_exact_at(&mut out[from..from + take], r.start.0 + head).unwrap();
+        }
+    }
+    out
 }
 
 /// One ELF note.
@@ -362,6 +376,7 @@ pub fn standard(machine: &dyn Machine) -> Setup<'_> {
         level: Some(1),
         workers: 2,
         chunk_pages: 64,
-        room: 1 << 40,
+        rooms: vec![1 << 32],
+        layered: false,
     }
 }

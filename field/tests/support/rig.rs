@@ -1,0 +1,198 @@
+//! The sink's chain of parts over image files, for captures in tests.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "test code, shared by several test programs"
+)]
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test program uses its part")]
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+
+use lifeboat_engine::{
+    Cursor, EngineError, Frames, Input, Job, LayerRead, Monitor, PageRead, Worker, capture,
+};
+use lifeboat_format::bootcfg::Policy;
+use lifeboat_format::commit::IoMode;
+use lifeboat_format::header::{HEADER_LEN, KEY_AREA_LEN};
+use lifeboat_format::{BLOCK, ChunkKind, DumpHeader, Id, Layer, PageRange, Pfn};
+use lifeboat_sink::{Candidate, Chain, Event, FileDev, Head, Host, Output, Placement, Volume};
+use lifeboat_sys::{QueueMode, WriteQueue};
+
+#[path = "../../../initramfs/init/src/join.rs"]
+mod join;
+pub(crate) use join::{CryptSeal, Disk};
+
+/// A volume in a file.
+pub struct Place {
+    pub file: File,
+    pub base: u64,
+    pub len: u64,
+    /// Bytes that the device takes before it fails.
+    pub good_for: u64,
+}
+
+impl Place {
+    pub fn of(path: &Path, base: u64, len: u64) -> Self {
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        Self { file, base, len, good_for: u64::MAX }
+    }
+
+    pub fn volume(&self) -> Volume<FileDev> {
+        let dev = FileDev::new(self.file.try_clone().unwrap(), self.base, self.len);
+        Volume::open(dev, Placement { start: self.base, len: self.len }).unwrap()
+    }
+}
+
+/// The devices of a capture.
+pub struct Files(pub Vec<Place>);
+
+impl Host for Files {
+    type Out = Shifted;
+    fn queue(&mut self, target: usize) -> io::Result<Shifted> {
+        let place = &self.0[target];
+        let queue =
+            WriteQueue::new(place.file.try_clone().unwrap(), QueueMode::Pwrite, 4, 64 << 10);
+        Ok(Shifted { queue, base: place.base, left: place.good_for })
+    }
+    fn tell(&mut self, _: Event) {}
+}
+
+/// Where no file reaches: pwrite(2) fails there.
+const FAR: u64 = 1 << 62;
+
+/// A queue to a volume within a file, on a device that may fail.
+pub struct Shifted {
+    queue: WriteQueue,
+    base: u64,
+    left: u64,
+}
+
+impl Output for Shifted {
+    fn buf_len(&self) -> usize {
+        self.queue.buf_len()
+    }
+    fn take(&mut self) -> io::Result<usize> {
+        self.queue.take()
+    }
+    fn bytes(&mut self, index: usize) -> &mut [u8] {
+        self.queue.bytes(index)
+    }
+    fn submit(&mut self, index: usize, len: usize, offset: u64) -> io::Result<()> {
+        self.left = self.left.saturating_sub(len as u64);
+        if self.left == 0 {
+            // Nothing more arrives: not even this.
+            return self.queue.submit(index, len, FAR + offset);
+        }
+        self.queue.submit(index, len, self.base + offset)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.queue.flush()
+    }
+    fn mode(&self) -> IoMode {
+        IoMode::Polled
+    }
+    fn requests(&self) -> u64 {
+        42
+    }
+    fn salvage(&self, each: &mut dyn FnMut(u64, &[u8])) {
+        let base = self.base;
+        let home = move |at: u64| at.checked_sub(FAR).unwrap_or(at.wrapping_sub(base));
+        // The writes that failed were sent to where no device reaches.
+        self.queue.salvage(|at: u64, bytes: &[u8]| each(home(at), bytes));
+    }
+    fn abandon(self) {
+        self.queue.abandon();
+    }
+}
+
+pub type Writer = Frames<Disk<FileDev, Files>, CryptSeal>;
+
+/// Takes a slot on the first place and writes the header.
+pub fn begin(
+    places: Vec<Place>,
+    seal: CryptSeal,
+    header: impl FnOnce(Id, u64) -> DumpHeader,
+    keys: &[u8; KEY_AREA_LEN],
+) -> (Writer, u64) {
+    let targets: Vec<_> =
+        places.iter().map(|p| Candidate { volume: p.volume(), spent: false }).collect();
+    for t in &targets {
+        t.volume.guard().unwrap();
+    }
+    let plan = targets[0].volume.plan(Policy::KeepFirst).unwrap();
+    let header = header(targets[0].volume.superblock().volume_id, plan.number);
+    let mut bytes = Box::new([0u8; HEADER_LEN]);
+    bytes[..BLOCK].copy_from_slice(&header.encode());
+    bytes[BLOCK..].copy_from_slice(keys);
+    let head = Head { dump_id: header.dump_id, bytes, now: header.created };
+    let chain = Chain::begin(Files(places), targets, 0, &plan, Policy::KeepFirst, head).unwrap();
+    let mut frames = Frames::new(Disk(chain), seal, &header, keys);
+    frames.begin().unwrap();
+    (frames, plan.number)
+}
+
+/// Which layer a page of a test's machine belongs to: stretches of 1 to some 100 pages.
+pub fn layer_of(page: u64) -> Layer {
+    let block = page / 13;
+    let x = (block.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % 11;
+    match x {
+        0..=3 => Layer::Kernel,
+        4..=7 => Layer::User,
+        8..=9 => Layer::Cache,
+        _ => Layer::Free,
+    }
+}
+
+pub struct Layers;
+impl LayerRead for Layers {
+    fn layers(&mut self, first: Pfn, out: &mut [Layer]) {
+        for (page, to) in (first.0..).zip(out) {
+            *to = layer_of(page);
+        }
+    }
+}
+
+/// Captures memory in the order of its worth, or in order of address.
+pub fn memory<P: PageRead + Send>(
+    workers: &mut [Worker],
+    ranges: &[PageRange],
+    layered: bool,
+    monitor: &dyn Monitor,
+    reader: impl Fn() -> P + Sync,
+    frames: &Mutex<Writer>,
+) -> Option<EngineError> {
+    let all: &[Layer] = if layered { &Layer::BY_WORTH } else { &[Layer::Address] };
+    all.iter().find_map(|layer| {
+        let kind = ChunkKind::Memory;
+        pages(workers, (kind, 0, *layer), ranges, monitor, &reader, frames)
+    })
+}
+
+/// Captures one layer of memory, or a swap device.
+pub fn pages<P: PageRead + Send>(
+    workers: &mut [Worker],
+    (kind, device, layer): (ChunkKind, u16, Layer),
+    ranges: &[PageRange],
+    monitor: &dyn Monitor,
+    reader: &(impl Fn() -> P + Sync),
+    frames: &Mutex<Writer>,
+) -> Option<EngineError> {
+    let cursor = Cursor::new(ranges);
+    let job = Job { kind, device, layer, name: "the machine", cursor: &cursor, monitor };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = workers
+            .iter_mut()
+            .map(|w| {
+                let job = &job;
+                scope.spawn(move || {
+                    let mut input = Input { pages: &mut reader(), layers: Some(&mut Layers) };
+                    capture(w, job, &mut input, frames)
+                })
+            })
+            .collect();
+        threads.into_iter().find_map(|t| t.join().unwrap().err())
+    })
+}
