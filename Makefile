@@ -1,9 +1,12 @@
-# A menu. The work is done by Rust programs and two short scripts.
+# A menu. The work is done by Rust programs and a few short scripts.
 BOARD ?= x86_64-generic
+# Of `make fuzz`: one target or all, and seconds for each.
+TARGET ?= all
+TIME ?= 600
 
 export CARGO_TERM_PROGRESS_WHEN ?= never
 
-.PHONY: help demo test test-quick image reproduce check bench bootstrap
+.PHONY: help demo test test-quick image reproduce check bench bootstrap fuzz
 
 help:
 	@echo 'make demo               from panic to opened dump, step by step, in QEMU'
@@ -13,6 +16,7 @@ help:
 	@echo 'make reproduce          the image again from a fresh clone, compared byte by byte'
 	@echo 'make check              formatting, lints, licences and sources, scripts'
 	@echo 'make bench              capture and host commands, measured in QEMU'
+	@echo 'make fuzz TIME=600      every reader of hostile bytes, seconds each (TARGET=NAME: one)'
 	@echo
 	@echo 'Debian 12; what is needed is installed by scripts/bootstrap.sh, as root.'
 
@@ -43,3 +47,6 @@ check: bootstrap
 
 bench: image
 	cargo run -q -p lifeboat-qemu --bin lifeboat-demo -- --bench
+
+fuzz: bootstrap
+	scripts/fuzz.sh $(TARGET) $(TIME)

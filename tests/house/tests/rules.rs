@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lifeboat-sys",
         ],
     ),
-    ("lifeboat-profile", &["lifeboat-format"]),
+    ("lifeboat-profile", &["lifeboat-format", "lifeboat-crypt"]),
     ("lifeboat-builder", &["lifeboat-profile", "lifeboat-format"]),
     (
         "lifeboat",
@@ -39,6 +39,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Tests drive the built programs from outside; they may know the format.
     ("lifeboat-qemu", &["lifeboat-format"]),
     ("lifeboat-house", &[]),
+    // Fuzz targets call every reader of hostile bytes by its public interface.
+    (
+        "lifeboat-fuzz",
+        &["lifeboat", "lifeboat-format", "lifeboat-sources", "lifeboat-sink", "lifeboat-crypt"],
+    ),
 ];
 
 /// The only crate with `unsafe` in it.

@@ -1,0 +1,258 @@
+//! The kept dumps are real ones: taken by the engine, cipher and sink, brought into the
+//! short form of [`lifeboat_fuzz::script`], and sound when put together again.
+//!
+//! `LIFEBOAT_WRITE_SEEDS=1 cargo nextest run -p lifeboat-fuzz --test seeds` writes them,
+//! and seeds of the other targets, into `corpus/`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test that fails shall panic"
+)]
+
+use std::path::Path;
+use std::process::Command;
+
+use lifeboat_crypt::{fingerprint, wrap};
+use lifeboat_field::dump::{Page, PageSource};
+use lifeboat_format::bootcfg::{BootConfig, Selector};
+use lifeboat_format::header::KEY_AREA_LEN;
+use lifeboat_format::{
+    BLOCK, ByteOff, KeyArea, KeyEntry, KeyKind, PAGE, PageRange, Pfn, SlotRecord, SlotState,
+    Superblock, text_field,
+};
+use lifeboat_fuzz::script::{self, IDENTITY, RECIPIENT};
+
+#[path = "../../../field/tests/support/mod.rs"]
+mod support;
+use support::{Machine, Setup, Taken};
+
+/// A machine of few pages: every fifth has text, some cannot be read, the rest is zero.
+struct Small;
+
+impl Machine for Small {
+    fn page(&self, device: Option<u16>, page: u64, out: &mut [u8]) -> bool {
+        out.fill(0);
+        if page.is_multiple_of(5) {
+            let word = format!("page {page} of {device:?}, ");
+            for (to, from) in out.iter_mut().zip(word.bytes().cycle()) {
+                *to = from;
+            }
+        }
+        page % 7 != 3
+    }
+}
+
+/// A dump in short form, and the script made of it.
+fn seed(setup: &Setup<'_>) -> (Taken, Vec<u8>) {
+    let mut taken = support::take(setup);
+    let mut keys = [0u8; KEY_AREA_LEN];
+    if setup.encrypt {
+        // The key is a constant; who may unwrap it is not. Make it the corpus's identity.
+        let wrapped = wrap(&script::data_key(), &[RECIPIENT]).unwrap();
+        let fingerprints = &[fingerprint(RECIPIENT)];
+        let entry = KeyEntry { kind: KeyKind::Data, fingerprints, wrapped: &wrapped };
+        KeyArea::encode(&mut keys, 0, &[entry]).unwrap();
+        let second = usize::try_from(taken.record.header_copy.0).unwrap();
+        for at in [BLOCK, second + BLOCK] {
+            taken.bytes[at..at + KEY_AREA_LEN].copy_from_slice(&keys);
+        }
+        taken.identity = Some(lifeboat_crypt::Identities::parse(IDENTITY).unwrap());
+    }
+    let script = script::disassemble(&taken.bytes).expect("a sound and small dump");
+    (taken, script)
+}
+
+fn small(encrypt: bool, level: Option<i32>) -> Setup<'static> {
+    let ranges = vec![
+        PageRange::new(1, 9),
+        PageRange::new(0x100, 0x110),
+        PageRange::new(1 << 20, (1 << 20) + 4),
+    ];
+    let loads: Vec<_> = ranges
+        .iter()
+        .map(|r| (r.start.0 * 4096, r.pages() * 4096, 0xffff_8880_0000_0000 + r.start.0 * 4096))
+        .collect();
+    Setup {
+        ranges,
+        elfcorehdr: support::elfcorehdr(&loads),
+        swap: vec![5 * 4096, 4096 + 512],
+        log: b"[    1.000000] a line of the log\n".repeat(8),
+        encrypt,
+        level,
+        workers: 1,
+        chunk_pages: 2,
+        ..support::standard(&Small)
+    }
+}
+
+#[test]
+fn a_real_dump_survives_its_short_form() {
+    let cases = [
+        ("clear", false, Some(1)),
+        ("stored", false, None),
+        ("sealed", true, Some(1)),
+        ("layered", false, Some(1)),
+    ];
+    for (name, encrypt, level) in cases {
+        let mut setup = small(encrypt, level);
+        if name == "layered" {
+            // Wide enough that several layers meet in it.
+            setup.layered = true;
+            setup.ranges.insert(1, PageRange::new(20, 50));
+        }
+        let (taken, script) = seed(&setup);
+        assert!(script.len() < 64 << 10, "{name}: {} bytes", script.len());
+        let bytes = script::assemble(&script);
+        assert_eq!(bytes[..BLOCK], taken.bytes[..BLOCK], "{name}");
+        let dump = support::open(bytes, taken.identity.as_ref()).unwrap();
+        assert_eq!(dump.warnings(), &[] as &[String], "{name}");
+        let opener = dump.file().opener(taken.identity.as_ref()).unwrap();
+        let verdict = dump.file().verify(Some(&opener), &|_| ());
+        assert!(verdict.is_sound() && verdict.is_complete(), "{name}: {verdict:?}");
+        assert_eq!(dump.log().unwrap(), setup.log);
+        let mut want = [0u8; PAGE];
+        for range in &setup.ranges {
+            for pfn in range.start.0..range.end.0 {
+                let there = Small.page(None, pfn, &mut want);
+                match dump.memory().page(Pfn(pfn)).unwrap() {
+                    Page::Data(page) => assert_eq!(*page, want),
+                    Page::Zero => assert_eq!([0; PAGE], want),
+                    Page::Unreadable => assert!(!there),
+                    other => panic!("{name}: page {pfn} is {other:?}"),
+                }
+            }
+        }
+        keep("dump", &format!("real-{name}"), &script);
+        if name == "clear" {
+            let (chunks, _) = script.split_at(script.len() / 2);
+            keep("dump", "real-cut", chunks);
+            keep("header", "real-header", &taken.bytes[..400]);
+            keep("header", "real-commit", &taken.bytes[taken.bytes.len() - BLOCK..][..400]);
+            seed_chunks(&taken.bytes);
+        } else if name == "sealed" {
+            keep("header", "real-keys", &taken.bytes[BLOCK..BLOCK + 800]);
+            keep("age", "real-file", &wrap(&script::data_key(), &[RECIPIENT]).unwrap());
+        }
+    }
+}
+
+/// Writes a seed if asked to.
+fn keep(target: &str, name: &str, bytes: &[u8]) {
+    if std::env::var_os("LIFEBOAT_WRITE_SEEDS").is_some() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(name), bytes).unwrap();
+    }
+}
+
+/// One of each kind of chunk, stored and plain.
+fn seed_chunks(dump: &[u8]) {
+    let mut at = 4 * BLOCK;
+    let mut decoder = lifeboat_field::dump::Decoder::new();
+    let opener = lifeboat_crypt::Opener::new(lifeboat_format::Cipher::None, None).unwrap();
+    while let Ok(header) = lifeboat_format::ChunkHeader::decode(&dump[at..]) {
+        let from = at + lifeboat_format::chunk::HEADER_LEN;
+        let mut stored = dump[from..from + header.stored_len as usize].to_vec();
+        let name = header.kind.name();
+        keep("chunk", &format!("real-{name}"), &dump[at..from + stored.len()]);
+        let chunk = decoder.decode(&opener, header, &mut stored).unwrap();
+        keep("chunk", &format!("plain-{name}"), &[&dump[at..from], chunk.plain()].concat());
+        if name == "index" {
+            let plain = chunk.plain();
+            let len = u16::try_from(plain.len()).unwrap().to_le_bytes();
+            for flags in 0..4u8 {
+                let one = [&[flags, len[0], len[1]], plain].concat();
+                keep("index", &format!("real-{flags}"), &[one.clone(), one].concat());
+            }
+            keep("index", "real-alone", plain);
+        }
+        at += usize::try_from(header.frame_len()).unwrap();
+    }
+}
+
+#[test]
+fn seeds_of_the_other_targets() {
+    let superblock = Superblock {
+        volume_id: [7; 16],
+        part_start: ByteOff(1 << 20),
+        part_len: 64 << 20,
+        max_dumps: 4,
+        created: 1_700_000_000,
+        label: text_field("fuzz"),
+    };
+    keep("superblock", "real", &superblock.encode()[..200]);
+    let record = |number: u64, start: u64, len: u64, state| SlotRecord {
+        volume_id: [7; 16],
+        dump_id: [9; 16],
+        generation: number,
+        number,
+        state,
+        pulled: number == 1,
+        start: ByteOff(start << 20),
+        reserved_len: len << 20,
+        used_len: if state == SlotState::Capturing { 0 } else { len << 20 },
+        created: 3,
+        part: 0,
+        base: 0,
+        next_volume: [0; 16],
+    };
+    let mut slots = Vec::new();
+    for (n, state) in [
+        (1, SlotState::Complete),
+        (2, SlotState::Partial),
+        (3, SlotState::Cleared),
+        (4, SlotState::Capturing),
+    ] {
+        slots.extend([n as u8, 0, 128]);
+        slots.extend_from_slice(&record(n, 2 * n, 2, state).encode()[..128]);
+    }
+    keep("slots", "real", &slots);
+    let mut cfg = BootConfig {
+        seed: Some([5; 32]),
+        hostname: "db7".try_into().unwrap(),
+        ..BootConfig::default()
+    };
+    cfg.targets.push(Selector::parse("partlabel=lifeboat").unwrap()).unwrap();
+    cfg.recipients.push(RECIPIENT.try_into().unwrap()).unwrap();
+    let mut text = heapless::String::<4096>::new();
+    cfg.write(&mut text, true).unwrap();
+    keep("bootconf", "real", text.as_bytes());
+    keep("elfcorehdr", "real", &support::elfcorehdr(&support::loads()));
+    keep("notes", "real", &support::notes());
+    keep("notes", "vmcoreinfo", b"OSRELEASE=6.1.0-56-cloud-amd64\nBUILD-ID=00ff\nPAGESIZE=4096\n\
+        SYMBOL(init_top_pgt)=ffffffff9b45a000\nOFFSET(printk_ringbuffer.desc_ring)=0\nSIZE(prb_desc)=24\n\
+        LENGTH(printk_info_device)=48\nNUMBER(phys_base)=-1048576\nNUMBER(pgtable_l5_enabled)=0\n\
+        NUMBER(sme_mask)=0\nKERNELOFFSET=19600000\nCRASHTIME=1700000000\nCONFIG_X86_PAE=y\n");
+    keep("age", "payload", &[&[0u8, 0, 0][..], &[8; 32]].concat());
+    keep(
+        "age",
+        "grease",
+        b"\x01\x1c\x00-> ssh-ed25519 abcd\nAAAA\n-> g\n\n01234567890123456789012345678901",
+    );
+    disks();
+}
+
+/// What mkswap and sgdisk write.
+fn disks() {
+    let path = format!("/usr/sbin:/sbin:{}", std::env::var("PATH").unwrap());
+    let run = |program: &str, args: &[&str]| {
+        let out = Command::new(program).args(args).env("PATH", &path).output().unwrap();
+        assert!(out.status.success(), "{program}: {}", String::from_utf8_lossy(&out.stderr));
+    };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let name = file.path().to_str().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    run("mkswap", &["-q", "-L", "my swap", name]);
+    let bytes = std::fs::read(name).unwrap();
+    let signature = lifeboat_sources::swap::detect(&bytes[..65536]);
+    assert!(matches!(signature, Some(lifeboat_sources::swap::Signature::Swap(_))), "{signature:?}");
+    keep("swap", "real", &bytes[..4096]);
+    keep("swap", "body", &[&[0][..], &bytes[1024..1100]].concat());
+    std::fs::write(name, vec![0u8; 2 << 20]).unwrap();
+    run("sgdisk", &["-o", "-a", "1", "-n", "1:40:60", "-t", "1:8200", "-c", "1:swap", name]);
+    // A GPT says where it lies and how long the disk is: the target makes both right.
+    keep("gpt", "real", &std::fs::read(name).unwrap()[..5120]);
+}
