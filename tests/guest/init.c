@@ -9,6 +9,7 @@
 //   exec PROG ARG...   run a program to its end, its output goes to the host
 //   start PROG ARG...  run it until it prints a line, then leave it running
 //   cat FILE           print a file
+//   read FILE          read a file to its end, into the page cache
 //   swapon FILE
 //   crash              let a child write "c" to /proc/sysrq-trigger
 //   kexec KERNEL INITRD COMMAND LINE...
@@ -157,7 +158,7 @@ static int start(char **args)
 	return c == '\n' ? 0 : 1;
 }
 
-static int cat(const char *name)
+static int cat(const char *name, int print)
 {
 	char buf[4096];
 	ssize_t n;
@@ -168,7 +169,8 @@ static int cat(const char *name)
 		return 1;
 	}
 	while ((n = read(fd, buf, sizeof(buf))) > 0)
-		fwrite(buf, 1, (size_t)n, stdout);
+		if (print)
+			fwrite(buf, 1, (size_t)n, stdout);
 	close(fd);
 	return n < 0;
 }
@@ -227,7 +229,9 @@ static int obey(char *line)
 	if (!strcmp(args[0], "start"))
 		return start(args + 1);
 	if (!strcmp(args[0], "cat"))
-		return cat(args[1]);
+		return cat(args[1], 1);
+	if (!strcmp(args[0], "read"))
+		return cat(args[1], 0);
 	if (!strcmp(args[0], "kexec") && n > 3)
 		return load_crash_kernel(args + 1, n - 1);
 	if (!strcmp(args[0], "swapon")) {

@@ -1,6 +1,7 @@
 //! The whole path, step by step: a victim that swaps and is armed, its panic,
 //! the capture, the clean boot behind it.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -43,11 +44,14 @@ pub struct Plan {
     pub dump_mib: u64,
     /// Keys of the board profile with other values, in the guest's copy of the image:
     /// a vendor's shorter deadlines, without another build. An empty value drops the key.
+    /// `("[section]", "key = value")` adds a key.
     pub profile: &'static [(&'static str, &'static str)],
     /// What is appended to the crash kernel's command line, one word.
     pub append: &'static str,
     /// Whether there is a watchdog device.
     pub watchdog: bool,
+    /// Whether the machine has a second disk, `second.img` of the work folder.
+    pub second: bool,
     /// Whether the host formats the dump partition.
     pub format: bool,
     /// Files for the guest beside the usual ones.
@@ -68,6 +72,7 @@ impl Plan {
             profile: &[],
             append: VERBOSE,
             watchdog: false,
+            second: false,
             format: true,
             files: Vec::new(),
         }
@@ -106,6 +111,12 @@ impl Ground {
             host(&["format", &ground.volume(), "--label", "qemu"])?.good()?;
         }
         Ok(ground)
+    }
+
+    /// The second disk.
+    #[must_use]
+    pub fn second(&self) -> PathBuf {
+        self.work.join("second.img")
     }
 
     /// The dump partition within the disk image, as `lifeboat` takes it.
@@ -180,6 +191,7 @@ impl Lab {
         let mut extra = image_copy(plan, &ground.work)?;
         extra.extend(plan.files.iter().cloned());
         let initramfs = guest::initramfs(&ground.kernel, plan.bus, &extra, &ground.work)?;
+        let second = plan.second.then(|| ground.second());
         let (mut machine, booted) = start_victim(&Setup {
             vmlinuz: &ground.kernel.vmlinuz,
             initramfs: &initramfs,
@@ -187,10 +199,14 @@ impl Lab {
             crashkernel: plan.crashkernel,
             bus: plan.bus,
             disk: &ground.disk,
+            second: second.as_deref(),
+            log: None,
+            saved: None,
             watchdog: plan.watchdog,
             work: &ground.work,
         })?;
         machine.must("swapon /dev/disk/by-partlabel/swap", ORDER)?;
+        machine.must("read /dev/disk/by-partlabel/filler1", ORDER)?;
         machine.must("start /bin/victim 0x5eed 256", ORDER)?;
         let said = machine.must("start /bin/victim 0x1badb002 8192", ORDER)?;
         let facts = Facts::parse(&said)?;
@@ -199,19 +215,38 @@ impl Lab {
         Ok(Self { ground, machine, facts, map, booted, append: plan.append })
     }
 
+    /// What the victim needs before each further crash: its swap and something in it, and
+    /// pages in the page cache.
+    ///
+    /// # Errors
+    /// When the guest does not do it.
+    pub fn settle(&mut self) -> Res<()> {
+        self.machine.must("swapon /dev/disk/by-partlabel/swap", ORDER)?;
+        self.machine.must("read /dev/disk/by-partlabel/filler1", ORDER)?;
+        self.machine.must("start /bin/victim 0x1badb002 8192", ORDER)?;
+        // The reservation is elsewhere at every boot.
+        self.map = MemoryMap::parse(&self.machine.must("cat /proc/iomem", ORDER)?);
+        Ok(())
+    }
+
     /// Arms the crash kernel in the guest, with `more` arguments.
     ///
     /// # Errors
     /// When the guest does not answer; the exit code is the caller's to judge.
     pub fn try_arm(&mut self, more: &str) -> Res<Answer> {
         let recipient = format!("--recipient {}", self.recipient);
+        self.try_arm_for(&recipient, more)
+    }
+
+    /// Arms for other recipients: `who` is `--recipient …` or `--site …`.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub fn try_arm_for(&mut self, who: &str, more: &str) -> Res<Answer> {
         let append = self.append;
-        self.machine.order(
-            &format!(
-                "exec /bin/lifeboat arm --image /image --cmdline-append {append} {recipient} {more}"
-            ),
-            ORDER,
-        )
+        let order =
+            format!("exec /bin/lifeboat arm --image /image --cmdline-append {append} {who} {more}");
+        self.machine.order(&order, ORDER)
     }
 
     /// Arms it, and that must succeed; gives what `arm` printed.
@@ -400,19 +435,30 @@ fn image_copy(plan: &Plan, work: &Path) -> Res<Vec<(&'static str, Vec<u8>)>> {
     let image = paths::image()?;
     let profile = fs::read_to_string(image.join("board.toml")).ctx("board.toml")?;
     let mut hits = 0;
-    let changed: String = profile
-        .lines()
-        .map(|line| {
-            let key = line.split_once(" = ").map_or("", |(k, _)| k.trim());
-            match plan.profile.iter().find(|(k, _)| *k == key) {
-                Some((_, value)) => {
-                    hits += 1;
-                    if value.is_empty() { String::new() } else { format!("{key} = {value}\n") }
-                }
-                None => format!("{line}\n"),
+    let mut changed = String::new();
+    for line in profile.lines() {
+        let key = line.split_once(" = ").map_or(line, |(k, _)| k.trim());
+        match plan.profile.iter().find(|(k, _)| *k == key) {
+            Some((section, added)) if section.starts_with('[') => {
+                hits += 1;
+                let _ = writeln!(changed, "{line}\n{added}");
             }
-        })
-        .collect();
+            Some((_, "")) => hits += 1,
+            Some((_, value)) => {
+                hits += 1;
+                let _ = writeln!(changed, "{key} = {value}");
+            }
+            None => {
+                let _ = writeln!(changed, "{line}");
+            }
+        }
+    }
+    for (section, added) in plan.profile.iter().filter(|(k, _)| k.starts_with('[')) {
+        if !changed.lines().any(|l| l == *section) {
+            hits += 1;
+            let _ = writeln!(changed, "\n{section}\n{added}");
+        }
+    }
     ensure(hits == plan.profile.len(), "board.toml does not name each changed key once")?;
     let file = work.join("board.toml");
     fs::write(&file, &changed).ctx(file.display())?;

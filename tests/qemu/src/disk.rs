@@ -165,3 +165,33 @@ pub fn copy_sparse(from: &Path, start: u64, len: u64, to: &Path) -> Res<()> {
     }
     Ok(())
 }
+
+/// Makes a disk that holds nothing, of `len` bytes.
+///
+/// # Errors
+/// When the file cannot be made.
+pub fn blank(path: &Path, len: u64) -> Res<()> {
+    let file = File::create(path).ctx(path.display())?;
+    file.set_len(len).ctx(path.display())
+}
+
+/// Makes a disk with a GPT of partitions of these names and MiB, all zero.
+///
+/// # Errors
+/// When `sgdisk` fails.
+pub fn partitioned(path: &Path, parts: &[(&str, u64)]) -> Res<Vec<Part>> {
+    let all: u64 = parts.iter().map(|(_, mib)| mib * MIB).sum();
+    blank(path, all + 2 * MIB)?;
+    let (mut at, mut made) = (MIB, Vec::new());
+    let mut sgdisk = Command::new("/usr/sbin/sgdisk");
+    sgdisk.args(["--clear", "--set-alignment=1"]);
+    for (number, (label, mib)) in (1..).zip(parts) {
+        let part = Part { start: at, len: mib * MIB };
+        at += part.len;
+        sgdisk.arg(format!("--new={number}:{}:{}", part.start / 512, at / 512 - 1));
+        sgdisk.arg(format!("--change-name={number}:{label}"));
+        made.push(part);
+    }
+    run(sgdisk.arg(path))?;
+    Ok(made)
+}

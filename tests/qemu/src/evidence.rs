@@ -1,14 +1,16 @@
 //! What a finished dump must show on the host: exports that equal the memory and
 //! the swap that were there, and judges that agree.
 
+use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cycle::{Lab, Snapshot, host, text};
-use crate::error::{Res, ensure};
+use crate::error::{Context as _, Res, ensure};
 use crate::judges::{self, starts_with};
 use crate::provision;
-use crate::vmcore::{Core, Count, compare, same_bytes};
+use crate::vmcore::{Core, Count, MemoryMap, compare, compare_telling, same_bytes, same_bytes_but};
 
 /// Files that were taken out of a dump, and how long each step took.
 #[derive(Debug)]
@@ -69,6 +71,75 @@ pub fn bit_exact(lab: &Lab, exports: &Exports, was: &Snapshot) -> Res<(Count, u6
     let count = compare(&Core::open(&exports.elf)?, &lab.map, &was.ram)?;
     count.check()?;
     Ok((count, same_bytes(&exports.swap, &was.swap)?))
+}
+
+/// What a dump that is not whole gave back.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Recovered {
+    /// Pages of memory.
+    pub memory: Count,
+    /// Bytes of swap that are there, all equal.
+    pub swap: u64,
+}
+
+/// Exports memory and swap of a dump that may lack anything, and compares: no page may
+/// differ from what was there, and each page that is missing must be listed as missing.
+///
+/// # Errors
+/// With the first false or silently missing page, or when a command fails.
+pub fn recovered(dump: &Path, identity: &Path, map: &MemoryMap, was: &Snapshot) -> Res<Recovered> {
+    let (dump_text, key) = (text(dump), text(identity));
+    let mut out = Recovered::default();
+    let (core, list) = (dump.with_extension("core"), dump.with_extension("missing"));
+    let export = |what: &str, to: &Path| {
+        let (to, list) = (text(to), text(&list));
+        let tail = ["-i", &key, "-o", &to, "--missing", &list, "--force"];
+        host(&[&["export", what, &dump_text], &tail[..]].concat())
+    };
+    let said = export("vmcore", &core)?;
+    match said.code {
+        0 | 3 => {
+            let stated = missing(&list)?;
+            let mut unstated = None;
+            out.memory = compare_telling(&Core::open(&core)?, map, &was.ram, |at| {
+                if !stated_at(&stated, at) {
+                    unstated.get_or_insert(at);
+                }
+            })?;
+            ensure(out.memory.different == 0, format_args!("false pages: {:x?}", out.memory))?;
+            ensure(unstated.is_none(), format_args!("silently missing: page {unstated:x?}"))?;
+        }
+        // Nothing of memory had come.
+        _ => ensure(said.all.contains("holds no"), format_args!("{}", said.all))?,
+    }
+    let swap = dump.with_extension("swap");
+    let said = export("swap", &swap)?;
+    match said.code {
+        0 | 3 => out.swap = same_bytes_but(&swap, &was.swap, &missing(&list)?)?,
+        _ => ensure(said.all.contains("no swap"), format_args!("{}", said.all))?,
+    }
+    Ok(out)
+}
+
+/// Whether one of the ascending ranges holds this byte.
+fn stated_at(ranges: &[Range<u64>], at: u64) -> bool {
+    let behind = ranges.partition_point(|r| r.start <= at);
+    ranges.get(behind.wrapping_sub(1)).is_some_and(|r| r.contains(&at))
+}
+
+/// The list that `export --missing` writes, in bytes.
+fn missing(list: &Path) -> Res<Vec<Range<u64>>> {
+    let lines = fs::read_to_string(list).ctx(list.display())?;
+    let mut out = Vec::new();
+    for line in lines.lines() {
+        let mut words = line.split(' ').map(str::parse::<u64>);
+        match (words.next(), words.next()) {
+            (Some(Ok(start)), Some(Ok(end))) => out.push(start..end),
+            _ => return None.ctx(format_args!("a range in `{line}`")),
+        }
+    }
+    out.sort_by_key(|r| r.start);
+    Ok(out)
 }
 
 /// The victim's known pages, each in memory or in swap. Gives how many were found

@@ -10,6 +10,7 @@
 
 pub mod apt;
 pub mod bootconf;
+pub mod chunks;
 pub mod console;
 
 pub mod cpio;
@@ -25,3 +26,4 @@ pub mod pattern;
 pub mod provision;
 pub mod qmp;
 pub mod vmcore;
+pub mod writelog;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::console::{Console, Line};
 use crate::disk::{Disk, copy_sparse};
@@ -63,10 +63,25 @@ pub struct Setup<'a> {
     pub bus: Bus,
     /// The disk.
     pub disk: &'a Disk,
+    /// A second disk on virtio, which [`Machine::kill_second`] can make die.
+    pub second: Option<&'a Path>,
+    /// File that logs every write and flush to the disk (see [`crate::writelog`]).
+    pub log: Option<&'a Path>,
+    /// A stopped machine to go on with; nothing is booted then.
+    pub saved: Option<&'a Saved>,
     /// Whether the machine has an i6300esb watchdog that resets it.
     pub watchdog: bool,
     /// Folder for logs and sockets.
     pub work: &'a Path,
+}
+
+/// A machine that was stopped, without its disk: memory and the state of all devices.
+#[derive(Debug, Clone)]
+pub struct Saved {
+    /// The machine's memory.
+    pub ram: PathBuf,
+    /// QEMU's migration stream.
+    pub state: PathBuf,
 }
 
 /// A running machine; dropped, it is killed.
@@ -103,6 +118,9 @@ impl Machine {
         let work = setup.work;
         let ram_bytes = setup.memory_mib << 20;
         let ram = ram_file(work, ram_bytes);
+        if let Some(saved) = setup.saved {
+            copy_sparse(&saved.ram, 0, ram_bytes, &ram)?;
+        }
         let (qmp, serial) = (work.join("qmp.sock"), work.join("control.sock"));
         for old in [&qmp, &serial] {
             let _ = fs::remove_file(old);
@@ -127,7 +145,7 @@ impl Machine {
         let log = |name: &str| File::create(work.join(name)).ctx(name);
         let orders = connect(&serial)?;
         let answers = orders.try_clone().ctx("the second serial port")?;
-        Ok(Self {
+        let mut machine = Self {
             qmp: Qmp::connect(&qmp)?,
             console: Console::follow("console", start, output, log("console.log")?),
             control: Console::follow("control port", start, answers, log("control.log")?),
@@ -136,7 +154,79 @@ impl Machine {
             ram: Scrap(ram),
             ram_bytes,
             start,
-        })
+        };
+        if let Some(saved) = setup.saved {
+            machine.restore(&saved.state)?;
+        }
+        Ok(machine)
+    }
+
+    /// Takes over a saved machine; it stands still until [`Machine::resume`].
+    fn restore(&mut self, state: &Path) -> Res<()> {
+        self.share_ram()?;
+        let from = json!({ "uri": format!("exec:cat '{}'", state.display()) });
+        self.qmp.run("migrate-incoming", from)?;
+        self.await_status("query-status", &["paused"])
+    }
+
+    /// Memory lies in a file: it is not to be in the stream too.
+    fn share_ram(&mut self) -> Res<()> {
+        let capability = json!({ "capability": "x-ignore-shared", "state": true });
+        let all = json!({ "capabilities": [capability] });
+        self.qmp.run("migrate-set-capabilities", all).map(drop)
+    }
+
+    fn await_status(&mut self, query: &str, wanted: &[&str]) -> Res<()> {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let now = self.qmp.run(query, json!({}))?;
+            let status = now.get("status").and_then(Value::as_str).unwrap_or("none").to_owned();
+            if wanted.contains(&status.as_str()) {
+                return Ok(());
+            }
+            ensure(
+                status != "failed" && Instant::now() < end,
+                format_args!("{query}: {now}, and not {wanted:?}"),
+            )?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Stops the machine for good and keeps its memory and the state of its devices in
+    /// `dir`; the disk is left as it is.
+    ///
+    /// # Errors
+    /// When QEMU refuses, or a file fails.
+    pub fn save(mut self, dir: &Path) -> Res<Saved> {
+        let saved = Saved { ram: dir.join("saved.ram"), state: dir.join("saved.state") };
+        self.pause()?;
+        self.share_ram()?;
+        let to = json!({ "uri": format!("exec:cat > '{}'", saved.state.display()) });
+        self.qmp.run("migrate", to)?;
+        self.await_status("query-migrate", &["completed"])?;
+        self.save_ram(&saved.ram)?;
+        Ok(saved)
+    }
+
+    /// Makes the second disk die: from now on, every request to it fails.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn kill_second(&mut self) -> Res<()> {
+        // blkdebug changes its state at a write of zeros, which no guest here sends.
+        let last = json!({ "command-line": "qemu-io d1 \"write -z 0 4k\"" });
+        let said = self.qmp.run("human-monitor-command", last)?;
+        let said = said.as_str().unwrap_or_default();
+        ensure(said.contains("rror"), format_args!("the second disk is alive: {said}"))
+    }
+
+    /// Kills QEMU with a signal that it cannot catch, as a power cut would.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub fn cut_power(&mut self) -> Res<()> {
+        self.child.kill().ctx("QEMU")?;
+        self.child.wait().ctx("QEMU").map(drop)
     }
 
     /// Waits until the guest's init is ready, from line `mark` of the control port on.
@@ -263,10 +353,7 @@ fn qemu(setup: &Setup<'_>, ram: &Path) -> Command {
         .arg("-object")
         .arg(format!("memory-backend-file,id=ram,size={mib}M,share=on,mem-path={}", ram.display()))
         .arg("-drive")
-        .arg(format!(
-            "if=none,id=d0,format=raw,file={},throttling.bps-total=0",
-            setup.disk.path.display()
-        ))
+        .arg(first_drive(setup))
         .args(["-device", setup.bus.device()])
         .arg("-kernel")
         .arg(setup.vmlinuz)
@@ -277,8 +364,39 @@ fn qemu(setup: &Setup<'_>, ram: &Path) -> Command {
             "console=ttyS0 loglevel=4 crashkernel={} panic=30 init_on_alloc=0",
             setup.crashkernel
         ));
+    if let Some(path) = setup.second {
+        command.arg("-drive").arg(second_drive(path));
+        command.args(["-device", "virtio-blk-pci,id=second,drive=d1,num-queues=2"]);
+    }
     if setup.watchdog {
         command.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
     }
+    if setup.saved.is_some() {
+        command.args(["-incoming", "defer"]);
+    }
     command
+}
+
+fn first_drive(setup: &Setup<'_>) -> String {
+    let path = setup.disk.path.display();
+    match setup.log {
+        None => format!("if=none,id=d0,format=raw,file={path},throttling.bps-total=0"),
+        Some(log) => format!(
+            "if=none,id=d0,driver=blklogwrites,log-sector-size=512,file.driver=file,\
+             file.filename={path},log.driver=file,log.filename={}",
+            log.display()
+        ),
+    }
+}
+
+/// A raw disk under blkdebug: a write of zeros takes it to state 2, and from the next
+/// write there on everything fails with EIO.
+fn second_drive(path: &Path) -> String {
+    format!(
+        "if=none,id=d1,format=raw,file.driver=blkdebug,file.image.driver=file,\
+         file.image.filename={},file.set-state.0.event=pwritev_zero,file.set-state.0.state=1,\
+         file.set-state.0.new_state=2,file.inject-error.0.event=pwritev,\
+         file.inject-error.0.state=2,file.inject-error.0.errno=5,file.inject-error.0.once=off",
+        path.display()
+    )
 }

@@ -41,13 +41,20 @@ impl Core {
         file.read_exact_at(&mut head, 0).ctx(path.display())?;
         ensure(head.starts_with(b"\x7fELF\x02\x01"), "the vmcore is no 64-bit ELF file")?;
         ensure(u16_at(&head, 16) == 4, "the vmcore's type is not ET_CORE")?;
-        let (table, count) = (u64_at(&head, 32), u16_at(&head, 56));
+        let (table, short) = (u64_at(&head, 32), u16_at(&head, 56));
+        let mut count = u64::from(short);
+        if short == 0xffff {
+            // PN_XNUM: the count is `sh_info` of section header 0.
+            let mut section = [0u8; 64];
+            file.read_exact_at(&mut section, u64_at(&head, 40)).ctx("section header 0")?;
+            count = u64_at(&section, 40) >> 32;
+        }
+        let mut headers = vec![0u8; usize::try_from(count * 56).unwrap_or(0)];
+        file.read_exact_at(&mut headers, table).ctx("the program headers")?;
         let mut core = Self { file, loads: Vec::new(), notes: Vec::new() };
-        for n in 0..u64::from(count) {
-            let mut ph = [0u8; 56];
-            core.file.read_exact_at(&mut ph, table + n * 56).ctx("a program header")?;
-            let (offset, paddr, size) = (u64_at(&ph, 8), u64_at(&ph, 24), u64_at(&ph, 32));
-            match u32::try_from(u64_at(&ph, 0) & 0xffff_ffff).unwrap_or(0) {
+        for ph in headers.chunks_exact(56) {
+            let (offset, paddr, size) = (u64_at(ph, 8), u64_at(ph, 24), u64_at(ph, 32));
+            match u32::try_from(u64_at(ph, 0) & 0xffff_ffff).unwrap_or(0) {
                 1 => core.loads.push(Load { memory: paddr..paddr + size, offset }),
                 4 => {
                     core.notes = vec![0; usize::try_from(size).unwrap_or(0)];
@@ -88,7 +95,12 @@ impl Core {
 
     /// Reads as much as one PT_LOAD gives from `at` on, at most `buf`; 0: not in the file.
     fn read(&self, at: u64, buf: &mut [u8]) -> Res<usize> {
-        let Some(load) = self.loads.iter().find(|l| l.memory.contains(&at)) else { return Ok(0) };
+        // The last that begins at or before it; one that was split has neighbours only.
+        let behind = self.loads.partition_point(|l| l.memory.start <= at);
+        let before = self.loads.get(..behind).unwrap_or_default();
+        let Some(load) = before.iter().rev().take(4).find(|l| l.memory.contains(&at)) else {
+            return Ok(0);
+        };
         let len = buf.len().min(usize::try_from(load.memory.end - at).unwrap_or(usize::MAX));
         let part = buf.get_mut(..len).unwrap_or_default();
         let from = load.offset + (at - load.memory.start);
@@ -188,6 +200,20 @@ impl Count {
 /// # Errors
 /// When a file fails, or the vmcore holds pages of the reservation.
 pub fn compare(core: &Core, map: &MemoryMap, ram: &Path) -> Res<Count> {
+    compare_telling(core, map, ram, |_| {})
+}
+
+/// Like [`compare`], and tells each page that the vmcore does not hold, as a physical
+/// address, ascending.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_telling(
+    core: &Core,
+    map: &MemoryMap,
+    ram: &Path,
+    mut missing: impl FnMut(u64),
+) -> Res<Count> {
     let ram_bytes = fs::metadata(ram).ctx(ram.display())?.len();
     let ram_file = File::open(ram).ctx(ram.display())?;
     let mut count = Count::default();
@@ -200,6 +226,7 @@ pub fn compare(core: &Core, map: &MemoryMap, ram: &Path) -> Res<Count> {
             if got == 0 {
                 count.compared += 1;
                 count.missing += 1;
+                missing(at);
                 count.first_bad.get_or_insert(at);
                 at += PAGE;
                 continue;
@@ -257,6 +284,31 @@ pub fn same_bytes(a: &Path, b: &Path) -> Res<u64> {
         at += n as u64;
     }
     Ok(la)
+}
+
+/// Compares an image with the original, but for the ranges of bytes that it is known not
+/// to hold; gives the bytes compared.
+///
+/// # Errors
+/// When they differ, with the first page.
+pub fn same_bytes_but(image: &Path, was: &Path, missing: &[Range<u64>]) -> Res<u64> {
+    let len = fs::metadata(was).ctx(was.display())?.len();
+    let (a, b) = (File::open(image).ctx(image.display())?, File::open(was).ctx(was.display())?);
+    let (mut x, mut y) = ([0u8; 4096], [0u8; 4096]);
+    let (mut at, mut equal, mut gaps) = (0, 0, missing.iter().peekable());
+    while at < len {
+        while gaps.next_if(|g| g.end <= at).is_some() {}
+        if let Some(gap) = gaps.peek().filter(|g| g.start <= at) {
+            at = gap.end;
+            continue;
+        }
+        a.read_exact_at(&mut x, at).ctx(image.display())?;
+        b.read_exact_at(&mut y, at).ctx(was.display())?;
+        ensure(x == y, format_args!("{} differs at byte {at}", image.display()))?;
+        equal += PAGE;
+        at += PAGE;
+    }
+    Ok(equal)
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
@@ -321,6 +373,19 @@ mod tests {
         let wider = MemoryMap::parse("00100000-00104fff : System RAM\n");
         let gap = compare(&Core::open(&vmcore(dir.path(), 3)).unwrap(), &wider, &copy).unwrap();
         assert_eq!(gap.missing, 2);
+    }
+
+    #[test]
+    fn what_is_said_to_be_missing_is_passed_over_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, was) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&was, vec![1u8; 5 * 4096]).unwrap();
+        let mut bytes = vec![1u8; 5 * 4096];
+        bytes[4096..3 * 4096].fill(0);
+        fs::write(&image, &bytes).unwrap();
+        assert_eq!(same_bytes_but(&image, &was, &[4096..12288]).unwrap(), 3 * 4096);
+        same_bytes_but(&image, &was, &[4096..8192]).unwrap_err();
+        same_bytes_but(&image, &was, &[]).unwrap_err();
     }
 
     #[test]

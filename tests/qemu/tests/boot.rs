@@ -24,6 +24,9 @@ fn boots(victim: Victim, bus: Bus) -> Res<()> {
         crashkernel: "64M",
         bus,
         disk: &disk,
+        second: None,
+        log: None,
+        saved: None,
         watchdog: false,
         work: &work,
     })?;

@@ -1,0 +1,251 @@
+//! The power goes at 20 random moments of a real capture; then the partition is read.
+//!
+//! One machine is stopped when its crash kernel has found the disks, and kept: each kill
+//! goes on from there, on a copy of memory and disk. Every fourth disk also loses what
+//! its write cache held, in any order and torn within a write.
+
+use std::collections::hash_map::RandomState;
+use std::fs;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lifeboat_qemu::chunks;
+use lifeboat_qemu::console::Line;
+use lifeboat_qemu::cycle::{BOOT, Ground, Lab, MIB, Plan, Snapshot, host, text};
+use lifeboat_qemu::disk::{Disk, copy_sparse};
+use lifeboat_qemu::error::{Context as _, Res, ensure};
+use lifeboat_qemu::evidence::{Recovered, recovered};
+use lifeboat_qemu::guest;
+use lifeboat_qemu::machine::{Bus, Machine, Saved, Setup};
+use lifeboat_qemu::pattern::mix;
+use lifeboat_qemu::vmcore::{MemoryMap, same_bytes};
+use lifeboat_qemu::writelog::{Replayed, replay};
+
+const KILLS: u32 = 20;
+const MEMORY_MIB: u64 = 512;
+
+/// What every kill begins with.
+struct Scene {
+    ground: Ground,
+    initramfs: PathBuf,
+    saved: Saved,
+    was: Snapshot,
+    map: MemoryMap,
+    /// The dump that was there before.
+    older: PathBuf,
+}
+
+impl Scene {
+    fn new() -> Res<Self> {
+        let plan = Plan { memory_mib: MEMORY_MIB, ..Plan::named("kills") };
+        let mut lab = Lab::new(&plan)?;
+        lab.arm("")?;
+        let crash = lab.crash()?;
+        lab.wait_reboot(&crash, BOOT)?;
+        let older = lab.work.join("older");
+        host(&["pull", &lab.volume(), "-o", &text(&older)])?.good()?;
+        old_bytes(&lab.disk, &older)?;
+        lab.settle()?;
+        lab.arm("")?;
+        let crash = lab.crash()?;
+        lab.wait_console(&crash, BOOT, "lifeboat: devices:")?;
+        let Lab { ground, machine, map, .. } = lab;
+        let saved = machine.save(&ground.work)?;
+        let was = Snapshot {
+            ram: saved.ram.clone(),
+            swap: ground.work.join("swap.copy"),
+            paused: Duration::ZERO,
+        };
+        ground.disk.save(ground.disk.swap, &was.swap)?;
+        let initramfs = guest::initramfs(&ground.kernel, Bus::Virtio, &[], &ground.work)?;
+        Ok(Self { ground, initramfs, saved, was, map, older })
+    }
+
+    /// A copy of the disk as it was when the machine was stopped.
+    fn disk(&self, name: &str) -> Res<Disk> {
+        let from = &self.ground.disk;
+        let path = self.ground.work.join(name);
+        let len = fs::metadata(&from.path).ctx(from.path.display())?.len();
+        copy_sparse(&from.path, 0, len, &path)?;
+        Ok(Disk { path, ..from.clone() })
+    }
+
+    fn start(&self, disk: &Disk, log: Option<&Path>) -> Res<Machine> {
+        let work = self.ground.work.join("kill");
+        fs::create_dir_all(&work).ctx(work.display())?;
+        let mut machine = Machine::start(&Setup {
+            vmlinuz: &self.ground.kernel.vmlinuz,
+            initramfs: &self.initramfs,
+            memory_mib: MEMORY_MIB,
+            crashkernel: "64M",
+            bus: Bus::Virtio,
+            disk,
+            second: None,
+            log,
+            saved: Some(&self.saved),
+            watchdog: false,
+            work: &work,
+        })?;
+        machine.resume()?;
+        Ok(machine)
+    }
+}
+
+/// Puts the older dump's bytes all over the free space, as dumps that were cleared leave
+/// theirs: none of them may show up in the new one.
+fn old_bytes(disk: &Disk, older: &Path) -> Res<()> {
+    let bytes = fs::read(older).ctx(older.display())?;
+    let (mut at, end) = (MIB + bytes.len() as u64, disk.dump.len - 2 * MIB);
+    while at + (bytes.len() as u64) < end {
+        at = at.next_multiple_of(4096);
+        disk.write(disk.dump.start + at, &bytes)?;
+        at += bytes.len() as u64;
+    }
+    Ok(())
+}
+
+/// What became of one kill.
+struct Fate {
+    state: String,
+    chunks: usize,
+    found: Recovered,
+    lost: Option<Replayed>,
+}
+
+#[test]
+fn twenty_kills_at_random_moments() -> Res<()> {
+    let seed = std::env::var("LIFEBOAT_SEED").ok().and_then(|s| s.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
+    println!("LIFEBOAT_SEED={seed} plays this again, as far as machines repeat themselves");
+    let mut state = seed;
+    let mut random = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(state)
+    };
+    let scene = Scene::new()?;
+    let (from, to) = whole_run(&scene)?;
+    println!("guard after {from:.2} s, done after {to:.2} s");
+    println!("kill   after   disk   last line of the capturer");
+    let (mut capturing, mut complete, mut pages) = (0, 0, 0);
+    for kill in 0..KILLS {
+        let part = (f64::from(kill) + (random() % 1000) as f64 / 1000.0) / f64::from(KILLS);
+        let moment = Duration::from_secs_f64(from + (to * 1.05 - from) * part);
+        let lossy = kill % 4 == 3;
+        let (disk, last) = cut(&scene, moment, lossy)?;
+        let lost = if lossy { Some(weaken(&scene, &disk, &mut random)?) } else { None };
+        let fate = examine(&scene, &disk, lost)?;
+        match fate.state.as_str() {
+            "capturing" => capturing += 1,
+            "complete" => complete += 1,
+            "none yet" => {}
+            other => ensure(false, format_args!("a killed dump is `{other}`"))?,
+        }
+        pages += fate.found.memory.equal;
+        row(kill, moment, &fate, &last);
+    }
+    println!(
+        "{KILLS} kills: {capturing} capturing, {complete} complete; {pages} pages equal, 0 false"
+    );
+    ensure(capturing >= KILLS / 2, "most kills were to hit the capture itself")?;
+    ensure(pages > 0, "no page was recovered in any of them")?;
+    fs::remove_dir_all(&scene.ground.work).ctx("the work folder")
+}
+
+fn row(kill: u32, moment: Duration, fate: &Fate, last: &str) {
+    let disk = match fate.lost {
+        None => "as written".to_owned(),
+        Some(l) => format!("lost {} sectors of {} unflushed writes", l.lost, l.unflushed),
+    };
+    let last = last.split("lifeboat: ").last().unwrap_or_default();
+    let phase = last.split(": ").next().unwrap_or_default();
+    println!(
+        "{kill:2}  {:6.2} s  after `{phase}`  {}: {} chunks, {} pages equal, {} stated missing, {} MiB of swap equal; {disk}",
+        moment.as_secs_f64(),
+        fate.state,
+        fate.chunks,
+        fate.found.memory.equal,
+        fate.found.memory.missing,
+        fate.found.swap / MIB,
+    );
+}
+
+/// One run to its end: when the guard passed, and when all was done, in seconds.
+fn whole_run(scene: &Scene) -> Res<(f64, f64)> {
+    let disk = scene.disk("disk.kill")?;
+    let machine = scene.start(&disk, None)?;
+    let resumed = machine.start.elapsed();
+    let wait = |what: &str| machine.console.wait(0, BOOT, what, |l| l.contains(what));
+    let (guard, done) = (wait("lifeboat: guard:")?.1.at, wait("lifeboat: done after")?.1.at);
+    drop(machine);
+    let fate = examine(scene, &disk, None)?;
+    ensure(fate.state == "complete", "the whole run is not complete")?;
+    ensure(fate.found.memory.missing == 0, "the whole run lacks pages")?;
+    let since = |at: Duration| at.saturating_sub(resumed).as_secs_f64();
+    Ok((since(guard), since(done)))
+}
+
+/// Runs from the saved state for this long, then cuts the power. Gives the disk and the
+/// last line that the capturer said.
+fn cut(scene: &Scene, moment: Duration, lossy: bool) -> Res<(Disk, String)> {
+    let disk = scene.disk("disk.kill")?;
+    let log = scene.ground.work.join("write.log");
+    if lossy {
+        fs::File::create(&log).ctx(log.display())?;
+    }
+    let mut machine = scene.start(&disk, lossy.then_some(log.as_path()))?;
+    std::thread::sleep(moment);
+    machine.cut_power()?;
+    let lines: Vec<Line> = machine.console.since(0);
+    let last = lines.iter().rev().find(|l| l.text.contains("lifeboat: "));
+    Ok((disk, last.map_or_else(|| "lifeboat: devices".to_owned(), |l| l.text.clone())))
+}
+
+/// The disk again, as its write cache may have left it.
+fn weaken(scene: &Scene, disk: &Disk, random: &mut impl FnMut() -> u64) -> Res<Replayed> {
+    let fresh = scene.disk("disk.kill")?;
+    ensure(fresh.path == disk.path, "another disk")?;
+    replay(&scene.ground.work.join("write.log"), &disk.path, random)
+}
+
+/// Reads the partition as a field engineer would.
+fn examine(scene: &Scene, disk: &Disk, lost: Option<Replayed>) -> Res<Fate> {
+    let volume = format!("{}:lifeboat", disk.path.display());
+    let listed = host(&["list", &volume, "--json"])?;
+    let json: serde_json::Value = serde_json::from_str(&listed.out)
+        .map_err(|e| std::io::Error::other(format!("{e}: {}", listed.all)))
+        .ctx("list --json")?;
+    let state = |number: u64| {
+        let dumps = json.pointer("/volumes/0/dumps").and_then(|d| d.as_array());
+        let all = dumps.into_iter().flatten();
+        let mut this = all.filter(|d| d.get("number").and_then(|n| n.as_u64()) == Some(number));
+        let state = this.next().and_then(|d| d.get("state")).and_then(|s| s.as_str());
+        state.unwrap_or("none yet").to_owned()
+    };
+    ensure(state(1) == "complete", format_args!("the older dump is {}", state(1)))?;
+    let at = |name: &str| scene.ground.work.join(name);
+    let again = at("older.again");
+    host(&["pull", &volume, "--dump", "1", "-o", &text(&again), "--force"])?.good()?;
+    same_bytes(&again, &scene.older)?;
+    disk.check_fillers()?;
+    let mut fate = Fate { state: state(2), chunks: 0, found: Recovered::default(), lost };
+    if fate.state == "none yet" {
+        return Ok(fate);
+    }
+    let pulled = at("killed");
+    let said = host(&["pull", &volume, "--dump", "2", "-o", &text(&pulled), "--force"])?;
+    if said.code == 1 && said.all.contains("no readable header") {
+        return Ok(fate);
+    }
+    let wanted = if fate.state == "complete" { 0 } else { 3 };
+    ensure(said.code == wanted, format_args!("pull: exit {}\n{}", said.code, said.all))?;
+    fate.chunks = chunks::walk(&pulled)?.len();
+    let said = host(&["verify", &text(&pulled), "-i", &text(&scene.ground.identity)])?;
+    // A disk that lost some writes of its cache and kept later ones has gaps in the midst.
+    let torn = fate.lost.is_some_and(|l| l.lost > 0) && said.code == 1;
+    ensure(torn || said.code == wanted, format_args!("verify: exit {}\n{}", said.code, said.all))?;
+    if fate.chunks > 0 {
+        fate.found = recovered(&pulled, &scene.ground.identity, &scene.map, &scene.was)?;
+    }
+    Ok(fate)
+}
