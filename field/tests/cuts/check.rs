@@ -162,6 +162,11 @@ impl<'a> Truth<'a> {
         self.bytes.len()
     }
 
+    /// The disks of its parts.
+    pub fn disks(&self) -> Vec<usize> {
+        self.places.iter().map(|(_, disk, _)| *disk).collect()
+    }
+
     /// Whether logical bytes are on the medium where they belong.
     fn arrived(&self, images: &[Bytes], range: &Range<u64>) -> bool {
         let mut buf = Vec::new();
