@@ -273,7 +273,7 @@ fn a_dump_in_parts_is_cut() {
 #[test]
 fn a_dump_that_changed_disks_is_cut() {
     let mut cuts = 0;
-    for (after, how) in [(22, Failure::Dead), (30, Failure::Hang), (40, Failure::Once)] {
+    for (after, how) in [(22, Failure::Dead), (18, Failure::Hang), (16, Failure::Once)] {
         let owner = Owner::new();
         let disks = [used(&owner, 1), used(&owner, 2)];
         fill(&disks[1], 5 << 20, 6 << 20);

@@ -9,7 +9,8 @@
 //   exec PROG ARG...   run a program to its end, its output goes to the host
 //   start PROG ARG...  run it until it prints a line, then leave it running
 //   cat FILE           print a file
-//   read FILE          read a file to its end, into the page cache
+//   read FILE          read a file to its end, into the page cache, and keep it open:
+//                      a block device's pages go with its last user
 //   swapon FILE
 //   crash              let a child write "c" to /proc/sysrq-trigger
 //   kexec KERNEL INITRD COMMAND LINE...
@@ -171,7 +172,8 @@ static int cat(const char *name, int print)
 	while ((n = read(fd, buf, sizeof(buf))) > 0)
 		if (print)
 			fwrite(buf, 1, (size_t)n, stdout);
-	close(fd);
+	if (print)
+		close(fd);
 	return n < 0;
 }
 

@@ -101,8 +101,12 @@ impl DumpFile {
             other => match ends::committed_len(&*src, id) {
                 // Everything is there, but for the slot that was to say so.
                 Some(len) => Self::open_with(Arc::new(Prefix::new(src, len)), Some(*id)),
-                // What a search took for the end of a file is not the end of this extent.
                 None => match other {
+                    // Its last chunks are lost, but not its commit record.
+                    Err(DumpError::Length { committed, found }) if committed < found => {
+                        Self::open_with(Arc::new(Prefix::new(src, committed)), Some(*id))
+                    }
+                    // What a search took for the end of a file is not the end of this extent.
                     Err(DumpError::Length { .. }) => Err(DumpError::NotADump {
                         first: FormatError::Short { what: "dump (its chunks are lost)" },
                     }),

@@ -84,17 +84,25 @@ pub struct Recovered {
 
 /// Exports memory and swap of a dump that may lack anything, and compares: no page may
 /// differ from what was there, and each page that is missing must be listed as missing.
+/// `damaged`: chunks that do not open are expected, and left out.
 ///
 /// # Errors
 /// With the first false or silently missing page, or when a command fails.
-pub fn recovered(dump: &Path, identity: &Path, map: &MemoryMap, was: &Snapshot) -> Res<Recovered> {
+pub fn recovered(
+    dump: &Path,
+    identity: &Path,
+    map: &MemoryMap,
+    was: &Snapshot,
+    damaged: bool,
+) -> Res<Recovered> {
     let (dump_text, key) = (text(dump), text(identity));
     let mut out = Recovered::default();
     let (core, list) = (dump.with_extension("core"), dump.with_extension("missing"));
     let export = |what: &str, to: &Path| {
         let (to, list) = (text(to), text(&list));
         let tail = ["-i", &key, "-o", &to, "--missing", &list, "--force"];
-        host(&[&["export", what, &dump_text], &tail[..]].concat())
+        let skip: &[&str] = if damaged { &["--skip-damaged"] } else { &[] };
+        host(&[&["export", what, &dump_text], &tail[..], skip].concat())
     };
     let said = export("vmcore", &core)?;
     match said.code {

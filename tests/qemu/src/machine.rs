@@ -214,10 +214,9 @@ impl Machine {
     /// When QEMU refuses.
     pub fn kill_second(&mut self) -> Res<()> {
         // blkdebug changes its state at a write of zeros, which no guest here sends.
-        let last = json!({ "command-line": "qemu-io d1 \"write -z 0 4k\"" });
-        let said = self.qmp.run("human-monitor-command", last)?;
-        let said = said.as_str().unwrap_or_default();
-        ensure(said.contains("rror"), format_args!("the second disk is alive: {said}"))
+        // What it prints goes to the console; that the disk is dead shows in the capture.
+        let zeros = json!({ "command-line": "qemu-io d1 \"write -z 0 4k\"" });
+        self.qmp.run("human-monitor-command", zeros).map(drop)
     }
 
     /// Kills QEMU with a signal that it cannot catch, as a power cut would.

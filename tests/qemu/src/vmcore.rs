@@ -375,6 +375,7 @@ mod tests {
         assert_eq!(gap.missing, 2);
     }
 
+    #[allow(clippy::single_range_in_vec_init, reason = "a list of one gap")]
     #[test]
     fn what_is_said_to_be_missing_is_passed_over_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();

@@ -4,9 +4,10 @@
 use std::process::Command;
 use std::time::Duration;
 
-use lifeboat_qemu::bootconf;
-use lifeboat_qemu::cycle::{BOOT, Crash, DUMP_DEV, Lab, MIB, ORDER, Plan, host};
+use lifeboat_qemu::chunks::{self, Kind};
+use lifeboat_qemu::cycle::{BOOT, Crash, DUMP_DEV, Lab, MIB, ORDER, Plan, Snapshot, host, text};
 use lifeboat_qemu::error::{Context as _, Res, ensure, run};
+use lifeboat_qemu::{bootconf, evidence, judges, provision};
 
 /// Short deadlines: 30 s for the whole run, 8 s for a disk to appear; no watchdog,
 /// which would be first.
@@ -75,10 +76,13 @@ fn a_foreign_signature_since_arming() -> Res<()> {
 
 #[test]
 fn a_partition_too_small_for_the_dump() -> Res<()> {
-    let mut lab = Lab::new(&Plan { dump_mib: 16, ..Plan::named("too-small") })?;
+    // Room for the kernel's memory and some of the programs'.
+    let mut lab = Lab::new(&Plan { dump_mib: 40, ..Plan::named("too-small") })?;
     let answer = lab.try_arm("--force")?;
     println!("{}", answer.text);
-    crash_and_return(&mut lab, "lifeboat: ")?;
+    let crash = lab.crash()?;
+    let was = lab.snapshot()?;
+    returns(&lab, &crash, "lifeboat: commit:")?;
     let listed = lab.machine.order(&format!("exec /bin/lifeboat list {DUMP_DEV}"), ORDER)?;
     println!("list: exit {}\n{}", listed.code, listed.text);
     ensure(listed.code == 3, "a dump that did not fit must be listed as partial or incomplete")?;
@@ -86,7 +90,35 @@ fn a_partition_too_small_for_the_dump() -> Res<()> {
     println!("filler: {} bytes unchanged", lab.disk.check_fillers()?);
     let said = host(&["verify", &lab.volume(), "-i", &lab.identity.display().to_string()])?;
     println!("verify: exit {}\n{}", said.code, said.all);
-    ensure(said.code == 3, "what did fit must be sound, and known to be incomplete")
+    ensure(said.code == 3, "what did fit must be sound, and known to be incomplete")?;
+    least_is_lost(&lab, &crash, &was)
+}
+
+/// Of a dump that did not fit, what is worth most is there and opens.
+fn least_is_lost(lab: &Lab, crash: &Crash, was: &Snapshot) -> Res<()> {
+    let pulled = lab.work.join("pulled.lifeboat");
+    let said = host(&["pull", &lab.volume(), "-o", &text(&pulled)])?;
+    ensure(said.code == 3, format_args!("pull: exit {}\n{}", said.code, said.all))?;
+    let all = chunks::walk(&pulled)?;
+    println!("layers: {}", chunks::table(&all));
+    chunks::by_worth(&all)?;
+    let lines = lab.init_lines(crash);
+    let whole = lines.iter().any(|l| l.text.contains("memory, kernel pages: complete"));
+    ensure(whole, "the kernel's own memory is not complete")?;
+    ensure(chunks::sum(&all, Kind::User).pages > 0, "no memory of programs")?;
+    for kind in [Kind::Swap, Kind::Cache, Kind::Free] {
+        ensure(chunks::sum(&all, kind).pages == 0, format_args!("{kind:?} before User was done"))?;
+    }
+    let found = evidence::recovered(&pulled, &lab.identity, &lab.map, was, false)?;
+    let m = found.memory;
+    println!("{} pages equal, {} different, {} stated missing", m.equal, m.different, m.missing);
+    let (elf, vmlinux) = (pulled.with_extension("core"), provision::vmlinux(&lab.kernel)?);
+    let drgn = judges::by_drgn(&elf, &vmlinux, &lab.facts)?;
+    let crash = judges::by_crash(&elf, &vmlinux, &lab.facts, &lab.work)?;
+    drgn.check()?;
+    crash.check()?;
+    println!("drgn and crash list the same {} tasks", judges::same_tasks(&drgn, &crash)?);
+    Ok(())
 }
 
 #[test]

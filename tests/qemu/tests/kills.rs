@@ -124,21 +124,28 @@ fn twenty_kills_at_random_moments() -> Res<()> {
         mix(state)
     };
     let scene = Scene::new()?;
-    let (from, to) = whole_run(&scene)?;
-    println!("guard after {from:.2} s, done after {to:.2} s");
-    println!("kill   after   disk   last line of the capturer");
+    let whole = whole_run(&scene)?;
+    for mark in &whole {
+        println!("{:6.2} s  {}", mark.at, mark.text);
+    }
+    let (from, to) = (whole.first().map_or(0.0, |m| m.at), whole.last().map_or(0.0, |m| m.at));
     let (mut capturing, mut complete, mut pages) = (0, 0, 0);
     for kill in 0..KILLS {
-        let part = (f64::from(kill) + (random() % 1000) as f64 / 1000.0) / f64::from(KILLS);
-        let moment = Duration::from_secs_f64(from + (to * 1.05 - from) * part);
+        let within = f64::from(u16::try_from(random() % 1000).unwrap_or(0)) / 1000.0;
+        let part = (f64::from(kill) + within) / f64::from(KILLS);
+        let moment = from + (to * 1.05 - from) * part;
         let lossy = kill % 4 == 3;
-        let (disk, last) = cut(&scene, moment, lossy)?;
+        let (disk, last) = cut(&scene, &whole, moment, lossy)?;
         let lost = if lossy { Some(weaken(&scene, &disk, &mut random)?) } else { None };
         let fate = examine(&scene, &disk, lost)?;
         match fate.state.as_str() {
             "capturing" => capturing += 1,
             "complete" => complete += 1,
-            "none yet" => {}
+            // The head is durable before PID 1 says so.
+            "none yet" | "not begun" => {
+                let early = ["devices", "sources", "guard", "order"].contains(&last.as_str());
+                ensure(early, format_args!("after `{last}` the dump is {}", fate.state))?;
+            }
             other => ensure(false, format_args!("a killed dump is `{other}`"))?,
         }
         pages += fate.found.memory.equal;
@@ -152,16 +159,13 @@ fn twenty_kills_at_random_moments() -> Res<()> {
     fs::remove_dir_all(&scene.ground.work).ctx("the work folder")
 }
 
-fn row(kill: u32, moment: Duration, fate: &Fate, last: &str) {
+fn row(kill: u32, moment: f64, fate: &Fate, last: &str) {
     let disk = match fate.lost {
         None => "as written".to_owned(),
         Some(l) => format!("lost {} sectors of {} unflushed writes", l.lost, l.unflushed),
     };
-    let last = last.split("lifeboat: ").last().unwrap_or_default();
-    let phase = last.split(": ").next().unwrap_or_default();
     println!(
-        "{kill:2}  {:6.2} s  after `{phase}`  {}: {} chunks, {} pages equal, {} stated missing, {} MiB of swap equal; {disk}",
-        moment.as_secs_f64(),
+        "{kill:2}  {moment:6.2} s  after `{last}`  {}: {} chunks, {} pages equal, {} stated missing, {} MiB of swap equal; {disk}",
         fate.state,
         fate.chunks,
         fate.found.memory.equal,
@@ -170,35 +174,61 @@ fn row(kill: u32, moment: Duration, fate: &Fate, last: &str) {
     );
 }
 
-/// One run to its end: when the guard passed, and when all was done, in seconds.
-fn whole_run(scene: &Scene) -> Res<(f64, f64)> {
+/// A line that the capturer said: what it begins with, and when, in seconds after the
+/// machine went on.
+struct Mark {
+    text: String,
+    at: f64,
+}
+
+/// The capturer's lines since the machine went on at `resumed`.
+fn marks(machine: &Machine, resumed: Duration) -> Vec<Mark> {
+    let lines: Vec<Line> = machine.console.since(0);
+    let said = lines.iter().filter_map(|l| Some((l.at, l.text.split_once("lifeboat: ")?.1)));
+    let begins = |text: &str| {
+        let text = text.split(": ").next().unwrap_or_default();
+        text.split(|c: char| c.is_ascii_digit()).next().unwrap_or_default().trim().to_owned()
+    };
+    let since = |at: Duration| at.saturating_sub(resumed).as_secs_f64();
+    said.map(|(at, text)| Mark { text: begins(text), at: since(at) }).collect()
+}
+
+/// One run to its end, which must be whole: the lines that it said, from the guard on.
+fn whole_run(scene: &Scene) -> Res<Vec<Mark>> {
     let disk = scene.disk("disk.kill")?;
     let machine = scene.start(&disk, None)?;
     let resumed = machine.start.elapsed();
-    let wait = |what: &str| machine.console.wait(0, BOOT, what, |l| l.contains(what));
-    let (guard, done) = (wait("lifeboat: guard:")?.1.at, wait("lifeboat: done after")?.1.at);
+    machine.console.wait(0, BOOT, "the end", |l| l.contains("lifeboat: done after"))?;
+    let mut all = marks(&machine, resumed);
     drop(machine);
+    all.retain(|m| !["devices", "sources"].contains(&m.text.as_str()));
     let fate = examine(scene, &disk, None)?;
     ensure(fate.state == "complete", "the whole run is not complete")?;
     ensure(fate.found.memory.missing == 0, "the whole run lacks pages")?;
-    let since = |at: Duration| at.saturating_sub(resumed).as_secs_f64();
-    Ok((since(guard), since(done)))
+    ensure(all.len() > 5, "the capturer said too little")?;
+    Ok(all)
 }
 
-/// Runs from the saved state for this long, then cuts the power. Gives the disk and the
-/// last line that the capturer said.
-fn cut(scene: &Scene, moment: Duration, lossy: bool) -> Res<(Disk, String)> {
+/// Runs from the saved state and cuts the power at this moment of the whole run. The
+/// machine is as fast as its host is idle, so the moment is counted from the line before
+/// it, at this run's own speed. Gives the disk and the last line that was said.
+fn cut(scene: &Scene, whole: &[Mark], moment: f64, lossy: bool) -> Res<(Disk, String)> {
     let disk = scene.disk("disk.kill")?;
     let log = scene.ground.work.join("write.log");
     if lossy {
         fs::File::create(&log).ctx(log.display())?;
     }
     let mut machine = scene.start(&disk, lossy.then_some(log.as_path()))?;
-    std::thread::sleep(moment);
+    let resumed = machine.start.elapsed();
+    let before = whole.iter().rev().find(|m| m.at <= moment).ctx("a line before the moment")?;
+    let begins = format!("lifeboat: {}", before.text);
+    let line = machine.console.wait(0, BOOT, &begins, |l| l.contains(&begins))?.1;
+    let speed = line.at.saturating_sub(resumed).as_secs_f64() / before.at.max(0.001);
+    let rest = (moment - before.at) * speed.clamp(0.2, 1.2);
+    std::thread::sleep(Duration::from_secs_f64(rest));
     machine.cut_power()?;
-    let lines: Vec<Line> = machine.console.since(0);
-    let last = lines.iter().rev().find(|l| l.text.contains("lifeboat: "));
-    Ok((disk, last.map_or_else(|| "lifeboat: devices".to_owned(), |l| l.text.clone())))
+    let last = marks(&machine, resumed).pop();
+    Ok((disk, last.map_or_else(|| "devices".to_owned(), |m| m.text)))
 }
 
 /// The disk again, as its write cache may have left it.
@@ -215,11 +245,13 @@ fn examine(scene: &Scene, disk: &Disk, lost: Option<Replayed>) -> Res<Fate> {
     let json: serde_json::Value = serde_json::from_str(&listed.out)
         .map_err(|e| std::io::Error::other(format!("{e}: {}", listed.all)))
         .ctx("list --json")?;
-    let state = |number: u64| {
+    let found = |number: u64| {
         let dumps = json.pointer("/volumes/0/dumps").and_then(|d| d.as_array());
-        let all = dumps.into_iter().flatten();
-        let mut this = all.filter(|d| d.get("number").and_then(|n| n.as_u64()) == Some(number));
-        let state = this.next().and_then(|d| d.get("state")).and_then(|s| s.as_str());
+        let mut all = dumps.into_iter().flatten();
+        all.find(|d| d.get("number").and_then(serde_json::Value::as_u64) == Some(number))
+    };
+    let state = |number: u64| {
+        let state = found(number).and_then(|d| d.get("state")).and_then(|s| s.as_str());
         state.unwrap_or("none yet").to_owned()
     };
     ensure(state(1) == "complete", format_args!("the older dump is {}", state(1)))?;
@@ -232,9 +264,17 @@ fn examine(scene: &Scene, disk: &Disk, lost: Option<Replayed>) -> Res<Fate> {
     if fate.state == "none yet" {
         return Ok(fate);
     }
+    // Slot written, header not yet: an old dump's lies there. It must not pass as the new one.
+    let dump = found(2).cloned().unwrap_or_default();
+    if dump.get("damage").is_some_and(|d| d.to_string().contains("the slot tells of dump")) {
+        ensure(fate.state == "damaged", format_args!("another dump's bytes are {}", fate.state))?;
+        "not begun".clone_into(&mut fate.state);
+        return Ok(fate);
+    }
     let pulled = at("killed");
     let said = host(&["pull", &volume, "--dump", "2", "-o", &text(&pulled), "--force"])?;
     if said.code == 1 && said.all.contains("no readable header") {
+        "none yet".clone_into(&mut fate.state);
         return Ok(fate);
     }
     let wanted = if fate.state == "complete" { 0 } else { 3 };
@@ -245,7 +285,7 @@ fn examine(scene: &Scene, disk: &Disk, lost: Option<Replayed>) -> Res<Fate> {
     let torn = fate.lost.is_some_and(|l| l.lost > 0) && said.code == 1;
     ensure(torn || said.code == wanted, format_args!("verify: exit {}\n{}", said.code, said.all))?;
     if fate.chunks > 0 {
-        fate.found = recovered(&pulled, &scene.ground.identity, &scene.map, &scene.was)?;
+        fate.found = recovered(&pulled, &scene.ground.identity, &scene.map, &scene.was, false)?;
     }
     Ok(fate)
 }
