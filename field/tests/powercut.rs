@@ -199,27 +199,6 @@ fn a_dump_of_two_volumes_is_cut_at_a_sample_of_sectors() {
     assert!(left.cuts >= 240 && left.chunks > left.cuts);
 }
 
-/// A volume whose policy drops the older dump on the way: it is whole, or it is gone.
-#[test]
-fn a_dump_that_drops_an_older_one_is_cut_at_a_sample_of_sectors() {
-    let owner = Owner::new();
-    let disks = [format(16 << 20, 1)];
-    Setup { id: 2, pages: (3_000, 40), limit: 64 << 20, ..SMALL }.capture(&disks, &owner.recipient);
-    let setup = Setup {
-        pages: (4_800, 64),
-        limit: 64 << 20,
-        buf_len: 64 << 10,
-        policy: Policy::KeepLatest,
-        ..SMALL
-    };
-    let story = Story::of(&disks, || setup.capture(&disks, &owner.recipient));
-    let truth = Truth::of(&setup, &owner.identity, &story.end);
-    let step = story.sectors() / 120;
-    let left =
-        cut("dropping", &story, &truth, &|_: &Screen| {}, (6, true), |n| n.is_multiple_of(step));
-    assert!(left.cuts >= 700 && left.chunks > left.cuts);
-}
-
 const FILLER: u8 = 0xf1;
 
 /// Takes the gap's bytes from `from` on, `len` of them, for a dump that nobody reads.

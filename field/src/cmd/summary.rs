@@ -40,6 +40,10 @@ impl State {
     }
 }
 
+/// A dump of which nothing but its slot is on the medium.
+const BEGUN_ONLY: &str =
+    "the power went before its header was written: what lies in its place is of an older dump";
+
 /// A dump as `list` shows it.
 #[derive(Debug)]
 pub(crate) struct Summary {
@@ -100,13 +104,19 @@ impl Summary {
         let open = matches!(last, Some(SlotState::Capturing | SlotState::Continued));
         let commit = if open { None } else { Self::read_commit(&source, &mut damage) };
         let header_copy = commit.as_ref().map(|c| c.header_copy.0);
-        let (header, recipients) = Self::read_header(&source, header_copy, &mut damage);
-        let other = laid.as_ref().zip(header.as_ref()).and_then(|(l, h)| l.contradicts(h));
+        let (mut header, mut recipients) = Self::read_header(&source, header_copy, &mut damage);
+        let mut other = laid.as_ref().zip(header.as_ref()).and_then(|(l, h)| l.contradicts(h));
+        if open && other.is_some() {
+            // The slot is durable before the header: what lies there is what was there before.
+            (header, recipients, other) = (None, Vec::new(), None);
+            damage.push(BEGUN_ONLY.to_owned());
+        }
         damage.extend(other.clone());
         let home = header.as_ref().map(|h| h.volume_id);
         let absent = laid.as_ref().map(|l| l.absent(home)).unwrap_or_default();
         let number = laid.as_ref().map(Laid::number).or(header.as_ref().map(|h| h.number));
         let state = match (&laid, &commit) {
+            _ if open && header.is_none() => State::Capturing,
             _ if header.is_none() || other.is_some() => State::Damaged,
             _ if !absent.is_empty() => State::Apart,
             _ if open => State::Capturing,

@@ -11,7 +11,7 @@
 )]
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -105,15 +105,31 @@ pub(crate) fn on_a_terminal(
         .spawn()
         .unwrap();
     let mut keyboard = script.stdin.take().unwrap();
-    // As a person would: after the question. What is typed before the program has
-    // switched the echo off would be shown by the terminal itself.
-    for answer in typed.split_inclusive('\n') {
-        std::thread::sleep(std::time::Duration::from_millis(1500));
-        keyboard.write_all(answer.as_bytes()).unwrap();
+    let mut screen = script.stdout.take().unwrap();
+    let (mut shown, mut asked) = (Vec::new(), 0);
+    let mut answers = typed.split_inclusive('\n');
+    let mut part = [0u8; 4096];
+    // As a person would: each answer after its question. What is typed before the program
+    // has switched the echo off would be shown by the terminal itself.
+    loop {
+        let n = screen.read(&mut part).unwrap();
+        if n == 0 {
+            break;
+        }
+        shown.extend_from_slice(&part[..n]);
+        let questions = String::from_utf8_lossy(&shown).matches("Passphrase of key file").count();
+        while asked < questions {
+            asked += 1;
+            std::thread::sleep(std::time::Duration::from_millis(700));
+            if let Some(answer) = answers.next() {
+                // The program may have ended instead.
+                let _ = keyboard.write_all(answer.as_bytes());
+            }
+        }
     }
-    let out = script.wait_with_output().unwrap();
+    let status = script.wait().unwrap();
     drop(keyboard);
-    (out.status.code().unwrap_or(-1), String::from_utf8_lossy(&out.stdout).into_owned())
+    (status.code().unwrap_or(-1), String::from_utf8_lossy(&shown).into_owned())
 }
 
 /// What Debian's age, a program with nothing of ours, makes of an age file.

@@ -110,6 +110,7 @@ impl Pages<'_> {
             };
             let before = self.counts(|f| f.counts().0);
             let this = self.run(&job, workers, &|| self.memory_input())?;
+            self.secure()?;
             self.report("memory", layer.name(), this, &before, |f| f.counts().0);
             join(outcome, this);
         }
@@ -157,10 +158,17 @@ impl Pages<'_> {
         let open = || Ok(OwnedInput { pages: source.reader()?, layers: None });
         let before = self.counts(|f| f.counts().1);
         let this = self.run(&job, workers, &open)?;
+        self.secure()?;
         if self.config.swap != SwapPlan::None {
             self.report("swap", "all", this, &before, |f| f.counts().1);
         }
         Ok(this)
+    }
+
+    /// Makes a layer durable before a less valuable one is begun: a disk's write cache
+    /// holds what it likes until then.
+    fn secure(&self) -> Result<(), Failure> {
+        Ok(self.frames.lock().map_err(|_| "a worker failed")?.checkpoint()?)
     }
 
     fn clock(&self) -> Clock<'_> {

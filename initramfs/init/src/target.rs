@@ -76,7 +76,7 @@ impl Host for Disks {
         let polled = has_poll_queues(&block.disk);
         let want = if polled { QueueMode::Polled } else { QueueMode::Uring };
         let mut queue = WriteQueue::new(file, want, DEPTH, WRITE);
-        if target + 1 < self.0.len() {
+        if self.0.len() > 1 {
             queue.set_stall_limit(STALL);
         }
         Ok(queue)
