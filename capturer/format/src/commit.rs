@@ -7,7 +7,7 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{BLOCK, ByteOff, FormatError, Id, check_block, seal_block};
+use crate::{BLOCK, ByteOff, FormatError, Id, check_block, sealed_block};
 
 /// First bytes of a commit record.
 pub const MAGIC: [u8; 8] = *b"LBCOMMIT";
@@ -331,10 +331,7 @@ impl CommitRecord {
     /// The block to write.
     #[must_use]
     pub fn encode(&self) -> [u8; BLOCK] {
-        let mut block = [0u8; BLOCK];
-        let _ = self.raw().write_to_prefix(&mut block);
-        seal_block(&mut block);
-        block
+        sealed_block(&self.raw())
     }
 
     /// Reads and checks a commit record.

@@ -6,7 +6,7 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{BLOCK, BLOCK_U32, FormatError, Id, PAGE, check_block, field_text, seal_block};
+use crate::{BLOCK, BLOCK_U32, FormatError, Id, PAGE, check_block, field_text, sealed_block};
 
 /// First bytes of a dump.
 pub const MAGIC: [u8; 8] = *b"LBDUMP\0\x01";
@@ -131,10 +131,7 @@ impl DumpHeader {
             image: self.image,
             key_id: self.key_id,
         };
-        let mut block = [0u8; BLOCK];
-        let _ = raw.write_to_prefix(&mut block);
-        seal_block(&mut block);
-        block
+        sealed_block(&raw)
     }
 
     /// Reads and checks block 0 of a header.

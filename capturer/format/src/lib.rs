@@ -43,6 +43,8 @@ pub use slot::{SlotRecord, SlotState};
 pub use superblock::Superblock;
 pub use units::{ByteOff, PAGE, PageRange, Pfn, PhysAddr};
 
+use zerocopy::{Immutable, IntoBytes};
+
 /// Identity of a dump or a volume: 16 random bytes, printed as hexadecimal.
 pub type Id = [u8; 16];
 
@@ -128,11 +130,18 @@ pub(crate) fn check_block(
     Ok(version)
 }
 
-/// Writes the CRC-32 of a block's first 4092 bytes into its last four.
-pub(crate) fn seal_block(block: &mut [u8; BLOCK]) {
+/// The block that begins with `raw`, has zeros behind it, and in its last four bytes the
+/// CRC-32 of all before.
+#[must_use]
+pub(crate) fn sealed_block<T: IntoBytes + Immutable>(raw: &T) -> [u8; BLOCK] {
+    const { assert!(size_of::<T>() <= BLOCK - 4) };
+    let mut block = [0u8; BLOCK];
+    // Cannot fail: it is shorter than a block.
+    let _ = raw.write_to_prefix(&mut block);
     if let Some((body, tail)) = block.split_last_chunk_mut::<4>() {
         *tail = crc32(body).to_le_bytes();
     }
+    block
 }
 
 /// CRC-32 of several byte strings as if they were one.

@@ -9,7 +9,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::header::HEADER_LEN;
-use crate::{BLOCK, FORMAT_VERSION, FormatError, Id, check_block, seal_block};
+use crate::{BLOCK, FORMAT_VERSION, FormatError, Id, check_block, sealed_block};
 
 /// First bytes of a part behind the first.
 pub const MAGIC: [u8; 8] = *b"LBPART\0\x02";
@@ -55,10 +55,7 @@ impl PartBlock {
             volume_id: self.volume_id,
             base: self.base.into(),
         };
-        let mut block = [0u8; BLOCK];
-        let _ = raw.write_to_prefix(&mut block);
-        seal_block(&mut block);
-        block
+        sealed_block(&raw)
     }
 
     /// Reads and checks a part block.

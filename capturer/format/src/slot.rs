@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::superblock::{EDGE, SLOT_TABLE, SLOTS};
 use crate::{
-    BLOCK, ByteOff, CHUNK_ALIGN, FORMAT_VERSION, FormatError, Id, check_block, seal_block,
+    BLOCK, ByteOff, CHUNK_ALIGN, FORMAT_VERSION, FormatError, Id, check_block, sealed_block,
 };
 
 const MAGIC: [u8; 8] = *b"LBSLOT\0\x01";
@@ -126,10 +126,7 @@ impl SlotRecord {
             base: self.base.into(),
             next_volume: self.next_volume,
         };
-        let mut block = [0u8; BLOCK];
-        let _ = raw.write_to_prefix(&mut block);
-        seal_block(&mut block);
-        block
+        sealed_block(&raw)
     }
 
     /// Reads one copy. `Ok(None)`: all zero, never written.

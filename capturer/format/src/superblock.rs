@@ -9,7 +9,9 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{BLOCK, BLOCK_U32, ByteOff, FORMAT_VERSION, FormatError, Id, check_block, seal_block};
+use crate::{
+    BLOCK, BLOCK_U32, ByteOff, FORMAT_VERSION, FormatError, Id, check_block, sealed_block,
+};
 
 /// First bytes of a volume.
 pub const MAGIC: [u8; 8] = *b"LIFEBOAT";
@@ -110,11 +112,7 @@ impl Superblock {
             created: self.created.into(),
             label: self.label,
         };
-        let mut block = [0u8; BLOCK];
-        // Cannot fail: Raw is far smaller than a block.
-        let _ = raw.write_to_prefix(&mut block);
-        seal_block(&mut block);
-        block
+        sealed_block(&raw)
     }
 
     /// Reads and checks a superblock.

@@ -169,12 +169,6 @@ impl<D: BlockDev, H: Host> Chain<D, H> {
         &self.targets.list
     }
 
-    /// The surroundings.
-    #[must_use]
-    pub fn host(&self) -> &H {
-        &self.targets.host
-    }
-
     /// Sets a further part aside so that at least `need` bytes are left. Gives
     /// whether there are.
     pub fn more(&mut self, need: u64) -> bool {

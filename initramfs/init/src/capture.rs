@@ -109,7 +109,7 @@ fn begin(
     first.copy_from_slice(&header);
     rest.copy_from_slice(&*head.keys);
     let part = PartHead { dump_id: head.header.dump_id, bytes, now: head.header.created };
-    let Target { disks, candidates, first, plan, .. } = target;
+    let Target { disks, candidates, first, plan } = target;
     let chain = Chain::begin(disks, candidates, first, &plan, config.policy, part)?;
     let sealer = Sealer::new(head.key.as_ref());
     let mut frames = Frames::new(Disk(chain), CryptSeal(sealer), &head.header, &head.keys);

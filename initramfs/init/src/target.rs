@@ -47,13 +47,18 @@ impl Target {
 
     /// Says what was chosen.
     pub(crate) fn report(&self) {
-        let more = self.candidates.len().saturating_sub(self.first + 1);
+        // Those in front of it in the list, too: the search goes round.
+        let more = self.candidates.len().saturating_sub(1);
         say!(
             "guard: {}: ours, up to {} MiB in slot {}{}",
             self.name(),
             self.plan.len >> 20,
             self.plan.slot,
-            if more > 0 { format!(", {more} more targets behind it") } else { String::new() }
+            if more > 0 {
+                format!(", {more} more targets if it fails or is full")
+            } else {
+                String::new()
+            }
         );
     }
 }
