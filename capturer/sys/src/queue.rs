@@ -414,6 +414,25 @@ mod tests {
         }
     }
 
+    /// A write that went well keeps its buffer while one before it has not.
+    #[test]
+    fn what_was_written_behind_a_gap_stays_in_memory() {
+        let file = tempfile::tempfile().unwrap();
+        for before in [State::Failed, State::Flying] {
+            let mut q = WriteQueue::new(file.try_clone().unwrap(), QueueMode::Pwrite, 4, 4096);
+            let places = [(State::Done, 8192), (before, 4096), (State::Done, 0)];
+            for (n, (state, offset)) in places.into_iter().enumerate() {
+                q.bytes(n).fill(7);
+                q.busy[n] = Some(Write { len: 4096, offset, state });
+            }
+            q.retire();
+            let mut got = Vec::new();
+            q.salvage(|at, bytes| got.push((at, bytes.len())));
+            assert_eq!(got, [(4096, 4096), (8192, 4096)], "{before:?}");
+            q.busy.clear();
+        }
+    }
+
     #[test]
     fn a_failed_write_is_reported() {
         let dir = tempfile::tempdir().unwrap();
