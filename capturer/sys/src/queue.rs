@@ -267,14 +267,21 @@ impl WriteQueue {
             let index = usize::try_from(done.user_data()).unwrap_or(usize::MAX);
             let Some(Some(write)) = self.busy.get_mut(index) else { continue };
             let Write { len, offset, .. } = *write;
-            let result = match u32::try_from(done.result()) {
-                Ok(n) if n == len => Ok(()),
-                // A short write: finish it the plain way, it is rare.
-                Ok(n) => match self.bufs.get(index).and_then(|b| b.get(n as usize..len as usize)) {
+            // A short write, or one that was given back: finish it the plain way, it is rare.
+            let missing = match u32::try_from(done.result()) {
+                Ok(n) if n == len => None,
+                Ok(n) => Some(Ok(n)),
+                Err(_) if was_given_back(-done.result()) => Some(Ok(0)),
+                Err(_) => Some(Err(io::Error::from_raw_os_error(-done.result()))),
+            };
+            let bytes = self.bufs.get(index);
+            let result = match missing {
+                None => Ok(()),
+                Some(Err(e)) => Err(e),
+                Some(Ok(n)) => match bytes.and_then(|b| b.get(n as usize..len as usize)) {
                     Some(rest) => self.file.write_all_at(rest, offset + u64::from(n)),
                     None => Err(io::Error::from_raw_os_error(libc::EIO)),
                 },
-                Err(_) => Err(io::Error::from_raw_os_error(-done.result())),
             };
             write.state = if result.is_ok() { State::Done } else { State::Failed };
             if let Err(e) = result {
@@ -326,6 +333,12 @@ impl Drop for WriteQueue {
             }
         }
     }
+}
+
+/// Whether a write was not tried: the kernel cancels what waits in the io-wq of a thread
+/// when that thread ends (`io_uring_cancel_generic()`, io_uring/io_uring.c).
+fn was_given_back(errno: i32) -> bool {
+    matches!(errno, libc::ECANCELED | libc::EAGAIN | libc::EINTR)
 }
 
 /// Waits for one completion, but not longer than `limit`.
@@ -430,6 +443,39 @@ mod tests {
             q.salvage(|at, bytes| got.push((at, bytes.len())));
             assert_eq!(got, [(4096, 4096), (8192, 4096)], "{before:?}");
             q.busy.clear();
+        }
+    }
+
+    /// When a thread ends, the kernel cancels what it submitted and had not begun: what
+    /// could not be done at once waits in the thread's own io-wq. Workers end: their
+    /// writes must not.
+    #[test]
+    fn writes_outlive_the_thread_that_made_them() {
+        const LEN: usize = 64 << 10;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(64 << 20).unwrap();
+        for round in (0..400u32).map(|n| u8::try_from(n % 251).unwrap()) {
+            let q = WriteQueue::new(file.try_clone().unwrap(), QueueMode::Uring, 4, LEN);
+            let shared = std::sync::Mutex::new((q, 0u64));
+            std::thread::scope(|scope| {
+                for writes in [3, 5, 9] {
+                    let shared = &shared;
+                    scope.spawn(move || {
+                        for _ in 0..writes {
+                            let (q, next) = &mut *shared.lock().unwrap();
+                            let i = q.take().unwrap();
+                            q.bytes(i).fill(round);
+                            q.submit(i, LEN, *next).unwrap();
+                            *next += LEN as u64;
+                        }
+                    });
+                }
+            });
+            let (mut q, end) = shared.into_inner().unwrap();
+            q.flush().unwrap();
+            let mut back = vec![0; usize::try_from(end).unwrap()];
+            file.read_exact_at(&mut back, 0).unwrap();
+            assert!(back.iter().all(|b| *b == round), "round {round}");
         }
     }
 
