@@ -11,6 +11,9 @@ use common::cmd;
 use keys::{Bench, age_key, alone, on_a_terminal, ssh_keygen};
 
 const PASS: &str = "correct horse";
+/// How the program asks for it.
+const ASKS: &str = "Passphrase of key file";
+const LOG_BY_ID: &str = "export log @/part -i @/id";
 
 /// A dump sealed to an ssh key alone, ed25519 or RSA, with a passphrase.
 fn locked(how: &str) -> (Bench, String) {
@@ -49,12 +52,12 @@ fn a_passphrase_comes_from_a_file_or_the_terminal() {
 fn the_terminal_asks_without_echo_and_more_than_once() {
     let (b, _) = locked("-t ed25519");
     let (code, shown) =
-        on_a_terminal(b.d(), "export log @/part -i @/id", &format!("mistyped\n{PASS}\n"), &[]);
+        on_a_terminal(b.d(), LOG_BY_ID, (ASKS, &format!("mistyped\n{PASS}\n")), &[]);
     assert_eq!(code, 0, "{shown}");
     assert_eq!(shown.matches("Passphrase of key file").count(), 2, "{shown}");
     assert!(shown.contains("That passphrase does not open it.") && shown.contains("Kernel panic"));
     assert!(!shown.contains("horse") && !shown.contains("mistyped"), "{shown}");
-    let (code, shown) = on_a_terminal(b.d(), "export log @/part -i @/id", "a\nb\nc\n", &[]);
+    let (code, shown) = on_a_terminal(b.d(), LOG_BY_ID, (ASKS, "a\nb\nc\n"), &[]);
     assert_eq!(code, 1, "{shown}");
     assert!(shown.contains("does not open the key file"), "{shown}");
 }

@@ -62,7 +62,10 @@ fn a_plugin_asks_for_its_pin_on_the_terminal() {
     let token = plugin_key(d, "token", Some("271828"));
     with_plugin(d, &format!("rekey @/part -i @/key --to {token}")).exits(0);
     let path = plugin_path();
-    let open = |typed| on_a_terminal(d, "export log @/part -i @/token", typed, &[("PATH", &path)]);
+    let open = |typed| {
+        let asked = ("PIN of the test key:", typed);
+        on_a_terminal(d, "export log @/part -i @/token", asked, &[("PATH", &path)])
+    };
     let (code, shown) = open("271828\n");
     assert_eq!(code, 0, "{shown}");
     assert!(shown.contains("PIN of the test key:") && shown.contains("Kernel panic"), "{shown}");

@@ -90,7 +90,7 @@ pub(crate) fn alone(dir: &Path, line: &str, env: &[(&str, &str)]) -> Ran {
 pub(crate) fn on_a_terminal(
     dir: &Path,
     line: &str,
-    typed: &str,
+    (question, typed): (&str, &str),
     env: &[(&str, &str)],
 ) -> (i32, String) {
     let line = line.replace('@', dir.to_str().unwrap());
@@ -117,7 +117,7 @@ pub(crate) fn on_a_terminal(
             break;
         }
         shown.extend_from_slice(&part[..n]);
-        let questions = String::from_utf8_lossy(&shown).matches("Passphrase of key file").count();
+        let questions = String::from_utf8_lossy(&shown).matches(question).count();
         while asked < questions {
             asked += 1;
             std::thread::sleep(std::time::Duration::from_millis(700));
