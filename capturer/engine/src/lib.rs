@@ -22,7 +22,7 @@ mod worker;
 pub use cursor::Cursor;
 pub use frames::{CommitFacts, Frames, TAIL_RESERVE};
 pub use scratch::Scratch;
-pub use traits::{FrameSink, LayerRead, Monitor, PageRead, ReadFault, Seal, SealFault};
+pub use traits::{FrameSink, Monitor, PageRead, Place, PlaceRead, ReadFault, Seal, SealFault};
 pub use worker::{Input, Job, Worker, capture};
 
 use std::io;

@@ -99,16 +99,25 @@ pub trait FrameSink {
     }
 }
 
-/// What pages are worth. One a worker.
-pub trait LayerRead {
-    /// Tells the layers of the pages from `first` on. The same page always gets the
-    /// same answer, and never [`Layer::Address`].
-    fn layers(&mut self, first: Pfn, out: &mut [Layer]);
+/// What becomes of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// It is captured in this layer, never [`Layer::Address`].
+    In(Layer),
+    /// The profile leaves it out.
+    Out,
 }
 
-impl<T: LayerRead + ?Sized> LayerRead for Box<T> {
-    fn layers(&mut self, first: Pfn, out: &mut [Layer]) {
-        (**self).layers(first, out);
+/// Where pages go. One a worker.
+pub trait PlaceRead {
+    /// Tells the places of the pages from `first` on. The same page always gets the
+    /// same answer.
+    fn places(&mut self, first: Pfn, out: &mut [Place]);
+}
+
+impl<T: PlaceRead + ?Sized> PlaceRead for Box<T> {
+    fn places(&mut self, first: Pfn, out: &mut [Place]) {
+        (**self).places(first, out);
     }
 }
 

@@ -8,7 +8,8 @@ use lifeboat_format::{ChunkKind, Layer, PAGE, PageClass, PageRange, Pfn, Run};
 
 use crate::frames::{Piece, TEXT_PART};
 use crate::{
-    Cursor, EngineError, FrameSink, Frames, LayerRead, Monitor, PageRead, ReadFault, Scratch, Seal,
+    Cursor, EngineError, FrameSink, Frames, Monitor, PageRead, Place, PlaceRead, ReadFault,
+    Scratch, Seal,
 };
 
 /// Pages read at a time.
@@ -22,14 +23,38 @@ pub struct Job<'a> {
     pub kind: ChunkKind,
     /// Number of the swap device; 0 for memory.
     pub device: u16,
-    /// The layer to capture; [`Layer::Address`] takes every page.
+    /// The layer to capture; [`Layer::Address`] takes every page that is not left out.
     pub layer: Layer,
+    /// Whether chunks of this job tell which pages are left out. One job of a source
+    /// does: the first.
+    pub tells_out: bool,
     /// Name of the source for messages.
     pub name: &'static str,
     /// Where the workers are.
     pub cursor: &'a Cursor<'a>,
     /// Time.
     pub monitor: &'a dyn Monitor,
+}
+
+/// What a job does with a page.
+#[derive(PartialEq, Eq)]
+enum Fate {
+    /// Its contents go into the dump.
+    Taken,
+    /// It is left out, and the dump says so.
+    Told,
+    /// Another job's.
+    Passed,
+}
+
+impl Job<'_> {
+    fn fate(&self, place: Place) -> Fate {
+        match place {
+            Place::In(layer) if layer == self.layer || self.layer == Layer::Address => Fate::Taken,
+            Place::Out if self.tells_out => Fate::Told,
+            _ => Fate::Passed,
+        }
+    }
 }
 
 /// A worker's memory: one chunk, its runs, its compressor.
@@ -54,8 +79,8 @@ pub struct Worker {
 pub struct Input<'r> {
     /// Their contents.
     pub pages: &'r mut dyn PageRead,
-    /// Their layers; needed only for a job with a layer.
-    pub layers: Option<&'r mut dyn LayerRead>,
+    /// Where they go; needed for a job with a layer, and where pages are left out.
+    pub places: Option<&'r mut dyn PlaceRead>,
 }
 
 impl Worker {
@@ -138,18 +163,18 @@ impl Worker {
         first: Pfn,
         pages: usize,
     ) -> Result<(), ReadFault> {
-        let Some(reader) = input.layers.as_mut().filter(|_| job.layer != Layer::Address) else {
+        let Some(reader) = input.places.as_mut() else {
             return self.take(input.pages, first, pages);
         };
-        let mut layers = [Layer::Kernel; BATCH];
-        let layers = layers.get_mut(..pages).unwrap_or_default();
-        reader.layers(first, layers);
+        let mut places = [Place::Out; BATCH];
+        let places = places.get_mut(..pages).unwrap_or_default();
+        reader.places(first, places);
         let mut at = first.0;
-        for run in layers.chunk_by(|a, b| (*a == job.layer) == (*b == job.layer)) {
-            if run.first() == Some(&job.layer) {
-                self.take(input.pages, Pfn(at), run.len())?;
-            } else {
-                self.pass(run.len() as u64);
+        for run in places.chunk_by(|a, b| job.fate(*a) == job.fate(*b)) {
+            match run.first().map(|place| job.fate(*place)) {
+                Some(Fate::Taken) => self.take(input.pages, Pfn(at), run.len())?,
+                Some(Fate::Told) => run.iter().for_each(|_| self.push(PageClass::Excluded)),
+                _ => self.pass(run.len() as u64),
             }
             at += run.len() as u64;
         }

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lifeboat_crypt::{DataKey, Opener, Sealer};
 use lifeboat_engine::{
-    CommitFacts, Cursor, EngineError, Frames, Input, Job, LayerRead, Monitor, PageRead, ReadFault,
-    Worker, capture,
+    CommitFacts, Cursor, EngineError, Frames, Input, Job, Monitor, PageRead, Place, PlaceRead,
+    ReadFault, Worker, capture,
 };
 use lifeboat_format::bootcfg::Policy;
 use lifeboat_format::chunk::PagePayload;
@@ -113,10 +113,10 @@ fn layer_of(seed: u64, pfn: u64) -> Layer {
 }
 
 struct Sorted(u64);
-impl LayerRead for Sorted {
-    fn layers(&mut self, first: Pfn, out: &mut [Layer]) {
+impl PlaceRead for Sorted {
+    fn places(&mut self, first: Pfn, out: &mut [Place]) {
         for (n, layer) in out.iter_mut().enumerate() {
-            *layer = layer_of(self.0, first.0 + n as u64);
+            *layer = Place::In(layer_of(self.0, first.0 + n as u64));
         }
     }
 }
@@ -264,7 +264,8 @@ fn run_layer(
 ) -> Option<EngineError> {
     let cursor = Cursor::new(&setup.ranges);
     let (kind, name) = (ChunkKind::Memory, "memory");
-    let job = Job { kind, device: 0, layer, name, cursor: &cursor, monitor: ticks };
+    let job =
+        Job { kind, device: 0, layer, tells_out: false, name, cursor: &cursor, monitor: ticks };
     let results: Vec<_> = std::thread::scope(|scope| {
         let handles: Vec<_> = workers
             .iter_mut()
@@ -273,8 +274,8 @@ fn run_layer(
                 scope.spawn(move || {
                     let mut m = Machine { seed: setup.seed, dies_at: setup.dies_at };
                     let mut sorted = Sorted(setup.seed);
-                    let layers = setup.layers.then_some(&mut sorted as &mut dyn LayerRead);
-                    capture(w, job, &mut Input { pages: &mut m, layers }, frames)
+                    let places = setup.layers.then_some(&mut sorted as &mut dyn PlaceRead);
+                    capture(w, job, &mut Input { pages: &mut m, places }, frames)
                 })
             })
             .collect();
@@ -524,11 +525,12 @@ fn zero_pages_cost_next_to_nothing() {
         kind: ChunkKind::Memory,
         device: 0,
         layer: Layer::Address,
+        tells_out: false,
         name: "memory",
         cursor: &cursor,
         monitor: &ticks,
     };
-    let mut input = Input { pages: &mut Nothing, layers: None };
+    let mut input = Input { pages: &mut Nothing, places: None };
     capture(&mut Worker::new(Some(1), 64).unwrap(), &job, &mut input, &frames).unwrap();
     let (memory, _) = frames.lock().unwrap().counts();
     assert_eq!((memory.zero, memory.data), (1 << 18, 0));

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 
 use lifeboat_crypt::{DataKey, Sealer, fingerprint, header_digest, wrap};
 use lifeboat_engine::{
-    CommitFacts, Cursor, Frames, Input, Job, LayerRead, Monitor, PageRead, ReadFault, Worker,
-    capture,
+    CommitFacts, Cursor, Frames, Input, Job, Monitor, PageRead, Place, PlaceRead, ReadFault,
+    Worker, capture,
 };
 use lifeboat_format::bootcfg::Policy;
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
@@ -68,10 +68,10 @@ impl PageRead for Reader {
 }
 
 struct Layers;
-impl LayerRead for Layers {
-    fn layers(&mut self, first: Pfn, out: &mut [Layer]) {
+impl PlaceRead for Layers {
+    fn places(&mut self, first: Pfn, out: &mut [Place]) {
         for (number, to) in (first.0..).zip(out) {
-            *to = Layer::BY_WORTH[Rng(number / 5).below(4) as usize];
+            *to = Place::In(Layer::BY_WORTH[Rng(number / 5).below(4) as usize]);
         }
     }
 }
@@ -215,9 +215,17 @@ impl Setup {
         for (kind, layer, ranges) in memory.chain([(ChunkKind::Swap, Layer::Address, swap)]) {
             let cursor = Cursor::new(&ranges);
             let name = "the machine";
-            let job = Job { kind, device: 0, layer, name, cursor: &cursor, monitor: &Ever };
+            let job = Job {
+                kind,
+                device: 0,
+                layer,
+                tells_out: false,
+                name,
+                cursor: &cursor,
+                monitor: &Ever,
+            };
             let mut pages = Reader(kind == ChunkKind::Swap);
-            let mut input = Input { pages: &mut pages, layers: Some(&mut Layers) };
+            let mut input = Input { pages: &mut pages, places: Some(&mut Layers) };
             capture(worker, &job, &mut input, frames).unwrap();
         }
     }

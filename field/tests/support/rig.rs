@@ -12,7 +12,8 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use lifeboat_engine::{
-    Cursor, EngineError, Frames, Input, Job, LayerRead, Monitor, PageRead, Worker, capture,
+    Cursor, EngineError, Frames, Input, Job, Monitor, PageRead, Place as PagePlace, PlaceRead,
+    Worker, capture,
 };
 use lifeboat_format::bootcfg::Policy;
 use lifeboat_format::commit::IoMode;
@@ -147,10 +148,10 @@ pub fn layer_of(page: u64) -> Layer {
 }
 
 pub struct Layers;
-impl LayerRead for Layers {
-    fn layers(&mut self, first: Pfn, out: &mut [Layer]) {
+impl PlaceRead for Layers {
+    fn places(&mut self, first: Pfn, out: &mut [PagePlace]) {
         for (page, to) in (first.0..).zip(out) {
-            *to = layer_of(page);
+            *to = PagePlace::In(layer_of(page));
         }
     }
 }
@@ -181,14 +182,22 @@ pub fn pages<P: PageRead + Send>(
     frames: &Mutex<Writer>,
 ) -> Option<EngineError> {
     let cursor = Cursor::new(ranges);
-    let job = Job { kind, device, layer, name: "the machine", cursor: &cursor, monitor };
+    let job = Job {
+        kind,
+        device,
+        layer,
+        tells_out: false,
+        name: "the machine",
+        cursor: &cursor,
+        monitor,
+    };
     std::thread::scope(|scope| {
         let threads: Vec<_> = workers
             .iter_mut()
             .map(|w| {
                 let job = &job;
                 scope.spawn(move || {
-                    let mut input = Input { pages: &mut reader(), layers: Some(&mut Layers) };
+                    let mut input = Input { pages: &mut reader(), places: Some(&mut Layers) };
                     capture(w, job, &mut input, frames)
                 })
             })

@@ -3,7 +3,8 @@
 use std::sync::Mutex;
 
 use lifeboat_engine::{
-    Cursor, EngineError, Input, Job, LayerRead, Monitor, PageRead, ReadFault, Worker, capture,
+    Cursor, EngineError, Input, Job, Monitor, PageRead, Place, PlaceRead, ReadFault, Worker,
+    capture,
 };
 use lifeboat_format::bootcfg::{BootConfig, Order, SwapPlan};
 use lifeboat_format::commit::{Outcome, PageCounts};
@@ -104,6 +105,7 @@ impl Pages<'_> {
                 kind: ChunkKind::Memory,
                 device: 0,
                 layer: *layer,
+                tells_out: matches!(layer, Layer::Address | Layer::Kernel),
                 name: "old memory",
                 cursor: &cursor,
                 monitor: &clock,
@@ -118,14 +120,14 @@ impl Pages<'_> {
     }
 
     fn memory_input(&self) -> Result<OwnedInput<'_>, Failure> {
-        let layers = match self.worth {
+        let places = match self.worth {
             Some(worth) => {
                 let reader = WorthReader::new(worth, self.memory.reader()?);
-                Some(Box::new(Layers(reader)) as Box<dyn LayerRead + Send>)
+                Some(Box::new(Places(reader)) as Box<dyn PlaceRead + Send>)
             }
             None => None,
         };
-        Ok(OwnedInput { pages: Box::new(Memory(self.memory.reader()?)), layers })
+        Ok(OwnedInput { pages: Box::new(Memory(self.memory.reader()?)), places })
     }
 
     fn swap(&self, workers: &mut [Worker], outcome: &mut Outcome) -> Result<(), Failure> {
@@ -151,11 +153,12 @@ impl Pages<'_> {
             kind: ChunkKind::Swap,
             device: source.index(),
             layer: Layer::Address,
+            tells_out: false,
             name: "a swap device",
             cursor: &cursor,
             monitor: &clock,
         };
-        let open = || Ok(OwnedInput { pages: source.reader()?, layers: None });
+        let open = || Ok(OwnedInput { pages: source.reader()?, places: None });
         let before = self.counts(|f| f.counts().1);
         let this = self.run(&job, workers, &open)?;
         self.secure()?;
@@ -217,9 +220,9 @@ impl Pages<'_> {
                 .zip(inputs)
                 .map(|(worker, mut input)| {
                     scope.spawn(move || {
-                        let layers = input.layers.as_deref_mut();
-                        let layers = layers.map(|l| l as &mut dyn LayerRead);
-                        let mut input = Input { pages: &mut *input.pages, layers };
+                        let places = input.places.as_deref_mut();
+                        let places = places.map(|l| l as &mut dyn PlaceRead);
+                        let mut input = Input { pages: &mut *input.pages, places };
                         capture(worker, job, &mut input, frames)
                     })
                 })
@@ -257,7 +260,7 @@ fn join(outcome: &mut Outcome, this: Outcome) {
 /// One worker's readers.
 struct OwnedInput<'w> {
     pages: Box<dyn PageRead + Send>,
-    layers: Option<Box<dyn LayerRead + Send + 'w>>,
+    places: Option<Box<dyn PlaceRead + Send + 'w>>,
 }
 
 /// Stops the capture in time to commit what is there, and shows that it moves.
@@ -292,10 +295,19 @@ impl PageRead for Memory {
 }
 
 /// What pages are worth, by the dead kernel's own records.
-struct Layers<'w>(WorthReader<'w, MemoryReader>);
+struct Places<'w>(WorthReader<'w, MemoryReader>);
 
-impl LayerRead for Layers<'_> {
-    fn layers(&mut self, first: Pfn, out: &mut [Layer]) {
-        self.0.layers(first, out);
+impl PlaceRead for Places<'_> {
+    fn places(&mut self, first: Pfn, out: &mut [Place]) {
+        let mut layers = [Layer::Kernel; 32];
+        let mut at = first.0;
+        for part in out.chunks_mut(layers.len()) {
+            let layers = layers.get_mut(..part.len()).unwrap_or_default();
+            self.0.layers(Pfn(at), layers);
+            for (place, layer) in part.iter_mut().zip(layers) {
+                *place = Place::In(*layer);
+            }
+            at += part.len() as u64;
+        }
     }
 }
