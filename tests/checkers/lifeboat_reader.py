@@ -28,7 +28,7 @@ def block(raw, magic, used, what):
     need(len(raw) == 4096 and raw[:8] == magic, f"{what}: magic bytes not found")
     need(zlib.crc32(raw[:4092]) == struct.unpack_from("<I", raw, 4092)[0], f"{what}: checksum")
     version = struct.unpack_from("<I", raw, 8)[0]
-    need(version in (1, 2), f"{what}: version {version}")
+    need(version in (1, 2, 3), f"{what}: version {version}")
     need(not any(raw[used:4092]), f"{what}: bytes that no field takes")
     return version
 
@@ -99,6 +99,34 @@ def key_entries(area):
     need(len(out) == count, "key area: entries")
     return generation, out
 
+def unlz4(block, room):
+    """The contents of one LZ4 block (no frame), at most `room` bytes of them."""
+    out, at = bytearray(), 0
+
+    def count(n, at):
+        more = 255 if n == 15 else 0
+        while more == 255:
+            more, at = block[at], at + 1
+            n += more
+        return n, at
+
+    try:
+        while True:
+            token = block[at]
+            n, at = count(token >> 4, at + 1)
+            need(at + n <= len(block) and len(out) + n <= room, "LZ4: literals out of bounds")
+            out += block[at:at + n]
+            at += n
+            if at == len(block):
+                return bytes(out)
+            back = block[at] | block[at + 1] << 8
+            n, at = count(token & 15, at + 2)
+            n += 4
+            need(0 < back <= len(out) and len(out) + n <= room, "LZ4: match out of bounds")
+            out += (out[-back:] * (n // back + 1))[:n]  # a match may reach into what it writes
+    except IndexError:
+        raise Bad("LZ4: the block ends too early") from None
+
 class Dump:
     def __init__(self, raw, secrets, scan):
         self.raw, self.key, self.notes = raw, None, []
@@ -130,7 +158,7 @@ class Dump:
                 version = block(head, b"LBDUMP\0\x01", 408, "header")
                 need(head[64] < 2 and not any(head[65:68]) and not any(head[76:80]), "header: field")
                 need(struct.unpack_from("<II", head, 68)[0] == 4096, "header: page size")
-                need(version == 2 or not any(head[376:408]), "header: reserved")
+                need(version > 1 or not any(head[376:408]), "header: reserved")
                 return head
             except Bad as why:
                 self.notes.append(f"header at {at}: {why}")
@@ -175,8 +203,8 @@ class Dump:
         need(end <= self.end and zlib.crc32(body) == crc and not any(self.raw[at + 96 + stored:end]), f"chunk {seq} at {at}: checksum or padding")
         if self.key:
             body = self.open_(self.key, b"chnk" + struct.pack("<Q", seq), body, h[:80], f"chunk {seq} at {at}")
-        need(codec < 2, "codec LZ4 is not known to this reader")
-        body = zstandard.ZstdDecompressor().decompress(body, max_output_size=raw_len) if codec else body
+        if codec:
+            body = unlz4(body, raw_len) if codec == 2 else zstandard.ZstdDecompressor().decompress(body, max_output_size=raw_len)
         need(len(body) == raw_len, f"chunk {seq}: length")
         return {"seq": seq, "kind": kind, "layer": layer, "device": device, "first": first, "pages": pages, "data": data, "body": body, "at": at, "end": end}
 
@@ -234,24 +262,36 @@ class Dump:
             at += 8 + length + -length % 8
 
     def spaces(self):
-        """{(kind, device): {page: (class, contents)}}"""
+        """{(kind, device): {page: (class, contents)}}; pages of one word, or with the contents of
+        another, have their contents and class 0."""
         out = {(5, struct.unpack_from("<H", value)[0]): {} for tag, value in self.records() if tag == 4}
-        out[4, 0] = {}
+        out[4, 0], same, data = {}, [], {}
         for c in self.each("memory", "swap"):
             body, count = c["body"], struct.unpack_from("<I", c["body"])[0]
             need(1 <= count <= 4096, "runs")
             page, at, space = c["first"], 4 + 8 * count, out.setdefault((c["kind"], c["device"]), {})
-            for (run,) in struct.iter_unpack("<Q", body[4:at]):
+            table = struct.iter_unpack("<Q", body[4:at])
+            for (run,) in table:
                 kind, n = run >> 56, run & (1 << 56) - 1
-                need(n and (kind < 4 or kind == 4 and c["layer"]), "run")
+                need(n and (kind in (0, 1, 2, 3, 5, 6) or kind == 4 and c["layer"]), "run")
+                (word,) = next(table, (None,)) if kind > 4 else (None,)
+                need(kind < 5 or word is not None and (word > 0 if kind == 5 else word + n <= 1 << 52), "run: word")
                 need(page + n <= c["first"] + c["pages"], "runs cover more than the chunk")
                 for page in range(page, page + n):
-                    if kind < 4:
+                    if kind != 4:
                         need(page not in space, f"page {page} is in two chunks")
-                        space[page] = kind, body[at:at + 4096] if kind == 0 else b""
+                        space[page] = (0, struct.pack("<Q", word) * 512) if kind == 5 else (kind, body[at:at + 4096] if kind == 0 else b"")
+                    if kind == 0 and c["kind"] == 4:
+                        data[page] = space[page]
+                    if kind == 6:
+                        same.append((space, page, word))
+                        word += 1
                     at += 4096 if kind == 0 else 0
                 page += 1
             need(page == c["first"] + c["pages"] and at == len(body) == 4 + 8 * count + 4096 * c["data"], "runs do not add up")
+        for space, page, source in same:
+            need(source in data, f"page {page}: its source {source} is not stored")
+            space[page] = data[source]
         return out
 
 def main():

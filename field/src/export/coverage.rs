@@ -320,14 +320,19 @@ fn part<'c>(piece: &Piece<'c>, pages: PageRange) -> Piece<'c> {
         PageClass::Data => piece.data.get(skip..).and_then(|d| d.get(..len)).unwrap_or_default(),
         _ => &[],
     };
-    Piece { first: pages.start, pages: pages.pages(), class: piece.class, data }
+    let class = piece.class.ahead(pages.start.0 - piece.first.0);
+    Piece { first: pages.start, pages: pages.pages(), class, data }
 }
 
 /// Why pages of a class are missing, if they are.
 pub(super) fn reason(class: PageClass) -> Option<Why> {
     match class {
         // A page of another layer is that layer's to tell of.
-        PageClass::Data | PageClass::Zero | PageClass::Elsewhere => None,
+        PageClass::Data
+        | PageClass::Zero
+        | PageClass::Fill(_)
+        | PageClass::Same(_)
+        | PageClass::Elsewhere => None,
         PageClass::Unreadable => Some(Why::Unreadable),
         PageClass::Excluded => Some(Why::Excluded),
     }
