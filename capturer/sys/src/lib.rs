@@ -6,9 +6,11 @@
 #![allow(unsafe_code, reason = "this is the crate that holds it")]
 
 pub mod aligned;
+pub mod codec;
 pub mod kexec;
 pub mod queue;
 pub mod watchdog;
 
 pub use aligned::AlignedBuf;
+pub use codec::Codecs;
 pub use queue::{QueueMode, WriteQueue};
