@@ -97,6 +97,11 @@ pub trait FrameSink {
     fn part(&self) -> u8 {
         0
     }
+    /// Buffers that hold bytes on their way to the device, and all buffers: a cheap hint
+    /// at how far the device is behind. All free says that it is not, or cannot be known.
+    fn busy(&self) -> (usize, usize) {
+        (0, 1)
+    }
 }
 
 /// What becomes of a page.

@@ -92,6 +92,9 @@ impl Output for Shifted {
     fn flush(&mut self) -> io::Result<()> {
         self.queue.flush()
     }
+    fn busy(&self) -> (usize, usize) {
+        self.queue.busy()
+    }
     fn mode(&self) -> IoMode {
         IoMode::Polled
     }

@@ -60,4 +60,7 @@ impl<D: BlockDev, H: Host> FrameSink for Disk<D, H> {
     fn part(&self) -> u8 {
         self.0.part()
     }
+    fn busy(&self) -> (usize, usize) {
+        self.0.busy()
+    }
 }
