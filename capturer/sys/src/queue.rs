@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use io_uring::{IoUring, opcode, types};
+use io_uring::{IoUring, opcode, squeue, types};
 
 use crate::AlignedBuf;
 
@@ -58,6 +58,8 @@ pub struct WriteQueue {
     requests: u64,
     buf_len: usize,
     stall: Option<Duration>,
+    /// Set on every write; see [`WriteQueue::hand_over`].
+    flags: squeue::Flags,
 }
 
 impl WriteQueue {
@@ -79,6 +81,7 @@ impl WriteQueue {
             requests: 0,
             buf_len,
             stall: None,
+            flags: squeue::Flags::empty(),
         };
         if want != QueueMode::Pwrite
             && let Ok(ring) = queue.make_ring(want == QueueMode::Polled)
@@ -113,6 +116,15 @@ impl WriteQueue {
     /// ends it, or with the caller's own deadline. No effect on plain `pwrite`.
     pub fn set_stall_limit(&mut self, limit: Duration) {
         self.stall = Some(limit);
+    }
+
+    /// Leaves every write to a thread of the kernel (`IOSQE_ASYNC`,
+    /// `include/uapi/linux/io_uring.h`) instead of trying it within the submission: for
+    /// files without O_DIRECT, where the try is a copy into the page cache that the caller
+    /// would wait for. Nothing for O_DIRECT, which only starts the device. No effect on
+    /// plain `pwrite`.
+    pub fn hand_over(&mut self) {
+        self.flags = squeue::Flags::ASYNC;
     }
 
     /// Buffers that hold bytes on their way to the device, as far as the last call of
@@ -222,6 +234,7 @@ impl WriteQueue {
         let entry = opcode::WriteFixed::new(types::Fixed(0), buf.as_ptr(), len32, index16)
             .offset(offset)
             .build()
+            .flags(self.flags)
             .user_data(index as u64);
         // SAFETY: the buffer is registered, stays where it is, and is marked busy
         // so that nobody changes its bytes until its completion is reaped.

@@ -122,3 +122,27 @@ fn a_failed_write_is_reported() {
         assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EBADF), "{mode:?}");
     }
 }
+
+/// The hint rises while writes are in flight, which a pipe nobody reads holds there, and
+/// falls without anybody waiting when they are done.
+#[test]
+fn busy_follows_the_device() {
+    let (read, write) = nix::unistd::pipe().unwrap();
+    let mut q = WriteQueue::new(File::from(write), QueueMode::Uring, 4, 64 << 10);
+    q.hand_over();
+    assert_eq!(q.busy(), (0, 4));
+    for n in 1..=3 {
+        let i = q.take().unwrap();
+        q.bytes(i).fill(1);
+        q.submit(i, 64 << 10, n as u64 * (64 << 10)).unwrap();
+        // The first fits the pipe and may be done at any time; the others are not.
+        assert!((n - 1..=n).contains(&q.busy().0), "{:?}", q.busy());
+    }
+    let mut out = vec![0; 3 * (64 << 10)];
+    std::io::Read::read_exact(&mut File::from(read), &mut out).unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while q.flying() > 0 && Instant::now() < end {
+        q.reap(1).unwrap();
+    }
+    assert_eq!(q.busy(), (0, 4));
+}
