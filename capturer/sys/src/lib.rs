@@ -8,7 +8,13 @@
 pub mod aligned;
 pub mod kexec;
 pub mod queue;
+pub mod reads;
+pub mod seal;
+pub mod text;
 pub mod watchdog;
 
 pub use aligned::AlignedBuf;
-pub use queue::{QueueMode, WriteQueue};
+pub use queue::{Lane, QueueMode, WriteQueue};
+pub use reads::{Ahead, ReadQueue};
+pub use seal::Sealing;
+pub use text::Plain;
