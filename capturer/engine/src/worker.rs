@@ -271,6 +271,9 @@ impl Worker {
         frames: &Mutex<Frames<S, C>>,
     ) -> Result<(), EngineError> {
         self.clear();
+        if input.places.is_none() {
+            input.pages.ahead(span);
+        }
         self.first = span.start.0;
         let mut at = span.start.0;
         while at < span.end.0 {

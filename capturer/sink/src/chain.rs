@@ -15,9 +15,7 @@ use lifeboat_format::{BLOCK, Id, SlotState};
 use lifeboat_sys::text::copy;
 
 use crate::targets::{LaneOf, MAX_PARTS, Part, Targets};
-use crate::{
-    BlockDev, Drops, ExtentWriter, MIN_DUMP, MIN_PART, Output, Plan, Volume, VolumeError,
-};
+use crate::{BlockDev, Drops, ExtentWriter, MIN_DUMP, MIN_PART, Output, Plan, Volume, VolumeError};
 
 /// What the chain needs of its surroundings.
 pub trait Host {
@@ -33,16 +31,13 @@ pub trait Host {
     ///
     /// # Errors
     /// The device's.
-    fn lane(
-        &mut self,
-        target: usize,
-        out: &Self::Out,
-    ) -> io::Result<<Self::Out as Output>::Lane>;
+    fn lane(&mut self, target: usize, out: &Self::Out) -> io::Result<<Self::Out as Output>::Lane>;
     /// Something that an operator wants to know.
     fn tell(&mut self, event: Event);
 }
 
 /// What happened to a dump on its way.
+#[allow(clippy::large_enum_variant, reason = "an event is rare, and a box would allocate")]
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
