@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use lifeboat_format::commit::IoMode;
 use lifeboat_sink::Output;
-use lifeboat_sys::WriteQueue;
+use lifeboat_sys::{Lane, WriteQueue};
 
 /// Most buffers that are looked after.
 const MAX: usize = 64;
@@ -43,6 +43,7 @@ impl Throttled {
 }
 
 impl Output for Throttled {
+    type Lane = Lane;
     fn buf_len(&self) -> usize {
         self.queue.buf_len()
     }
@@ -88,10 +89,14 @@ impl Output for Throttled {
         let here = self.writes.iter().filter(|at| **at > now).count();
         (busy.max(here), all)
     }
-    fn salvage(&self, each: &mut dyn FnMut(u64, &[u8])) {
-        self.queue.salvage(each);
+    fn held(&self) -> Option<u64> {
+        self.queue.held()
     }
-    fn abandon(self) {
-        self.queue.abandon();
+    fn switch(
+        &mut self,
+        lane: Lane,
+        place: &mut dyn FnMut(u64, usize) -> Option<(u64, usize)>,
+    ) -> io::Result<()> {
+        self.queue.switch(lane, place)
     }
 }
