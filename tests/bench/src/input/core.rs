@@ -1,0 +1,221 @@
+//! A vmcore out of a stopped machine's memory, as `/proc/vmcore` would give it: the
+//! crash kernel has begun, so the elfcorehdr that the dead kernel's kexec built lies
+//! in memory, with the notes that the dying CPUs wrote.
+//!
+//! Layout: ELF header, program headers at 64 (where makedumpfile looks for them),
+//! notes, then the segments, page-aligned. A segment that lies within another one
+//! (the kernel's text, mapped a second time) shares its bytes.
+
+use std::fs::{self, File};
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use lifeboat_qemu::error::{Context as _, Res, ensure};
+use lifeboat_qemu::vmcore::file_offset;
+
+const PAGE: u64 = 4096;
+/// Bytes of an ELF64 file header and of a program header.
+const EHDR: usize = 64;
+const PHDR: usize = 56;
+/// Segment types.
+const LOAD: u32 = 1;
+const NOTE: u32 = 4;
+/// More program headers than a machine of this size can have.
+const MAX_HEADERS: u16 = 4096;
+/// No note area of one CPU or of VMCOREINFO is larger.
+const MAX_NOTE: u64 = 1 << 16;
+
+/// A segment of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Address that the dead kernel used for it.
+    pub virt: u64,
+    /// Physical address of its first byte.
+    pub phys: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Where it lies in the vmcore.
+    pub offset: u64,
+}
+
+/// What the elfcorehdr tells.
+#[derive(Debug)]
+pub struct Map {
+    /// Segments of memory; offsets not yet set.
+    pub loads: Vec<Load>,
+    /// All notes, one behind the other.
+    pub notes: Vec<u8>,
+}
+
+/// A stopped machine's memory.
+#[derive(Debug)]
+pub struct Ram {
+    file: File,
+    bytes: u64,
+}
+
+impl Ram {
+    /// Opens the file behind q35's memory.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(path: &Path) -> Res<Self> {
+        let bytes = fs::metadata(path).ctx(path.display())?.len();
+        Ok(Self { file: File::open(path).ctx(path.display())?, bytes })
+    }
+
+    fn read(&self, phys: u64, len: usize) -> Res<Vec<u8>> {
+        let mut buf = vec![0; len];
+        self.file
+            .read_exact_at(&mut buf, file_offset(phys, self.bytes))
+            .ctx(format_args!("memory at {phys:#x}"))?;
+        Ok(buf)
+    }
+
+    /// Reads the elfcorehdr at the physical address `at`, and the notes it points to.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn map(&self, at: u64) -> Res<Map> {
+        let head = self.read(at, EHDR)?;
+        ensure(head.starts_with(b"\x7fELF\x02\x01"), "no elfcorehdr is where it should be")?;
+        let count = u16_at(&head, 56);
+        ensure(count > 1 && count < MAX_HEADERS, format_args!("{count} program headers"))?;
+        let table = self.read(at + u64_at(&head, 32), usize::from(count) * PHDR)?;
+        let mut map = Map { loads: Vec::new(), notes: Vec::new() };
+        for ph in table.chunks_exact(PHDR) {
+            let (offset, virt) = (u64_at(ph, 8), u64_at(ph, 16));
+            let (phys, len) = (u64_at(ph, 24), u64_at(ph, 40));
+            match u32_at(ph, 0) {
+                LOAD => map.loads.push(Load { virt, phys, len, offset: 0 }),
+                NOTE => {
+                    let len = usize::try_from(u64_at(ph, 32).min(MAX_NOTE)).unwrap_or(0);
+                    map.notes.extend(whole_notes(&self.read(offset, len)?));
+                }
+                _ => {}
+            }
+        }
+        ensure(!map.loads.is_empty() && !map.notes.is_empty(), "an elfcorehdr without memory")?;
+        Ok(map)
+    }
+
+    /// Writes the vmcore; gives its segments.
+    ///
+    /// # Errors
+    /// When a file fails.
+    pub fn write(&self, map: &Map, to: &Path) -> Res<Vec<Load>> {
+        let mut out = File::create(to).ctx(to.display())?;
+        let (head, loads) = layout(map);
+        out.write_all(&head).ctx(to.display())?;
+        let mut source = self.file.try_clone().ctx("the memory")?;
+        let mut written = 0;
+        let mut in_order = loads.clone();
+        in_order.sort_by_key(|l| (l.offset, u64::MAX - l.len));
+        for load in &in_order {
+            if load.offset < written {
+                continue;
+            }
+            source.seek(SeekFrom::Start(file_offset(load.phys, self.bytes))).ctx("the memory")?;
+            out.seek(SeekFrom::Start(load.offset)).ctx(to.display())?;
+            let mut part = std::io::Read::take(&mut source, load.len);
+            let got = std::io::copy(&mut part, &mut out).ctx(to.display())?;
+            ensure(got == load.len, "the memory ends before the map does")?;
+            written = load.offset + load.len;
+        }
+        Ok(loads)
+    }
+}
+
+/// Whole notes from the start of `area`: an unused rest is zero.
+fn whole_notes(area: &[u8]) -> &[u8] {
+    let mut at = 0;
+    while let Some(head) = area.get(at..at + 12) {
+        let (name, desc) = (u32_at(head, 0), u32_at(head, 4));
+        if name == 0 {
+            break;
+        }
+        let round = |n: u32| usize::try_from(n).unwrap_or(usize::MAX).next_multiple_of(4);
+        let next = at + 12 + round(name) + round(desc);
+        if next > area.len() {
+            break;
+        }
+        at = next;
+    }
+    area.get(..at).unwrap_or_default()
+}
+
+/// Places segments and notes; gives everything before the first segment.
+fn layout(map: &Map) -> (Vec<u8>, Vec<Load>) {
+    let table = EHDR + (map.loads.len() + 1) * PHDR;
+    let notes = table.next_multiple_of(8);
+    let data = (notes + map.notes.len()) as u64;
+    let mut at = data.next_multiple_of(PAGE);
+    let mut loads = map.loads.clone();
+    // A later segment may lie in an earlier one and the other way round: the wide first.
+    let inside =
+        |a: &Load, b: &Load| a.phys >= b.phys && a.phys + a.len <= b.phys + b.len && a.len < b.len;
+    for n in 0..loads.len() {
+        let Some(load) = loads.get(n).copied() else { break };
+        if map.loads.iter().any(|other| inside(&load, other)) {
+            continue;
+        }
+        if let Some(load) = loads.get_mut(n) {
+            load.offset = at;
+            at = (at + load.len).next_multiple_of(PAGE);
+        }
+    }
+    let wide: Vec<Load> = loads.iter().filter(|l| l.offset != 0).copied().collect();
+    for load in loads.iter_mut().filter(|l| l.offset == 0) {
+        if let Some(around) = wide.iter().find(|w| inside(load, w)) {
+            load.offset = around.offset + (load.phys - around.phys);
+        }
+    }
+    (header(&map.notes, &loads, notes), loads)
+}
+
+/// The file's head: ELF header, program headers, notes at `notes`.
+#[must_use]
+pub fn header(note_bytes: &[u8], loads: &[Load], notes: usize) -> Vec<u8> {
+    let mut head = Vec::with_capacity(notes + note_bytes.len());
+    head.extend(b"\x7fELF\x02\x01\x01");
+    head.resize(16, 0);
+    let count = u16::try_from(loads.len() + 1).unwrap_or(u16::MAX);
+    // ET_CORE for x86-64, version 1.
+    head.extend([4, 0, 62, 0, 1, 0, 0, 0]);
+    for word in [0u64, EHDR as u64, 0] {
+        head.extend(word.to_le_bytes());
+    }
+    head.extend([0; 4]);
+    for half in [EHDR as u16, PHDR as u16, count, 0, 0, 0] {
+        head.extend(half.to_le_bytes());
+    }
+    let len = note_bytes.len() as u64;
+    program_header(&mut head, NOTE, 0, [notes as u64, 0, 0, len, len, 0]);
+    for l in loads {
+        program_header(&mut head, LOAD, 7, [l.offset, l.virt, l.phys, l.len, l.len, 0]);
+    }
+    head.resize(notes, 0);
+    head.extend(note_bytes);
+    head
+}
+
+fn program_header(head: &mut Vec<u8>, kind: u32, flags: u32, words: [u64; 6]) {
+    head.extend(kind.to_le_bytes());
+    head.extend(flags.to_le_bytes());
+    for word in words {
+        head.extend(word.to_le_bytes());
+    }
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_le_bytes)
+}
