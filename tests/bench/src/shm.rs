@@ -11,7 +11,7 @@ const SHM: &str = "/dev/shm";
 
 /// A folder in memory; dropped, it is removed with all that is in it.
 #[derive(Debug)]
-pub struct Folder {
+pub(crate) struct Folder {
     /// Where.
     pub path: PathBuf,
 }
@@ -21,7 +21,7 @@ impl Folder {
     ///
     /// # Errors
     /// When there is not so much room or memory.
-    pub fn new(name: &str, need: u64) -> Res<Self> {
+    pub(crate) fn new(name: &str, need: u64) -> Res<Self> {
         let room = rustix::fs::statvfs(SHM).map_or(0, |s| s.f_bavail * s.f_frsize);
         let free = available().min(room);
         ensure(

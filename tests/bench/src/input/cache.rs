@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 /// What determines a folder's contents.
 #[derive(Debug, Clone)]
-pub struct Key {
+pub(crate) struct Key {
     name: String,
     parts: String,
 }
@@ -20,12 +20,12 @@ pub struct Key {
 impl Key {
     /// An empty one; `name` begins the folder's name.
     #[must_use]
-    pub fn of(name: &str) -> Self {
+    pub(crate) fn of(name: &str) -> Self {
         Self { name: name.to_owned(), parts: String::new() }
     }
 
     /// Adds a text.
-    pub fn add(&mut self, text: &str) -> &mut Self {
+    pub(crate) fn add(&mut self, text: &str) -> &mut Self {
         let _ = writeln!(self.parts, "{} {text}", text.len());
         self
     }
@@ -34,14 +34,14 @@ impl Key {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn add_file(&mut self, path: &Path) -> Res<&mut Self> {
+    pub(crate) fn add_file(&mut self, path: &Path) -> Res<&mut Self> {
         let bytes = fs::read(path).ctx(path.display())?;
         Ok(self.add(&hex(&Sha256::digest(bytes))))
     }
 
     /// The folder's name.
     #[must_use]
-    pub fn folder(&self) -> String {
+    pub(crate) fn folder(&self) -> String {
         let hash = hex(&Sha256::digest(self.parts.as_bytes()));
         format!("{}-{}", self.name, hash.get(..16).unwrap_or_default())
     }
@@ -59,7 +59,7 @@ fn hex(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// When `fill` fails; nothing is kept then.
-pub fn keep(key: &Key, fill: impl FnOnce(&Path) -> Res<()>) -> Res<PathBuf> {
+pub(crate) fn keep(key: &Key, fill: impl FnOnce(&Path) -> Res<()>) -> Res<PathBuf> {
     let top = paths::cache()?.join("bench");
     fs::create_dir_all(&top).ctx(top.display())?;
     let lock = File::create(top.join(format!("{}.lock", key.name))).ctx("a lock")?;

@@ -28,7 +28,7 @@ const MAX_NOTE: u64 = 1 << 16;
 
 /// A segment of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Load {
+pub(crate) struct Load {
     /// Address that the dead kernel used for it.
     pub virt: u64,
     /// Physical address of its first byte.
@@ -41,7 +41,7 @@ pub struct Load {
 
 /// What the elfcorehdr tells.
 #[derive(Debug)]
-pub struct Map {
+pub(crate) struct Map {
     /// Segments of memory; offsets not yet set.
     pub loads: Vec<Load>,
     /// All notes, one behind the other.
@@ -50,7 +50,7 @@ pub struct Map {
 
 /// A stopped machine's memory.
 #[derive(Debug)]
-pub struct Ram {
+pub(crate) struct Ram {
     file: File,
     bytes: u64,
 }
@@ -60,7 +60,7 @@ impl Ram {
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub fn open(path: &Path) -> Res<Self> {
+    pub(crate) fn open(path: &Path) -> Res<Self> {
         let bytes = fs::metadata(path).ctx(path.display())?.len();
         Ok(Self { file: File::open(path).ctx(path.display())?, bytes })
     }
@@ -77,7 +77,7 @@ impl Ram {
     ///
     /// # Errors
     /// When there is none.
-    pub fn map(&self, at: u64) -> Res<Map> {
+    pub(crate) fn map(&self, at: u64) -> Res<Map> {
         let head = self.read(at, EHDR)?;
         ensure(head.starts_with(b"\x7fELF\x02\x01"), "no elfcorehdr is where it should be")?;
         let count = u16_at(&head, 56);
@@ -104,7 +104,7 @@ impl Ram {
     ///
     /// # Errors
     /// When a file fails.
-    pub fn write(&self, map: &Map, to: &Path) -> Res<Vec<Load>> {
+    pub(crate) fn write(&self, map: &Map, to: &Path) -> Res<Vec<Load>> {
         let mut out = File::create(to).ctx(to.display())?;
         let (head, loads) = layout(map);
         out.write_all(&head).ctx(to.display())?;
@@ -176,7 +176,7 @@ fn layout(map: &Map) -> (Vec<u8>, Vec<Load>) {
 
 /// The file's head: ELF header, program headers, notes at `notes`.
 #[must_use]
-pub fn header(note_bytes: &[u8], loads: &[Load], notes: usize) -> Vec<u8> {
+pub(crate) fn header(note_bytes: &[u8], loads: &[Load], notes: usize) -> Vec<u8> {
     let mut head = Vec::with_capacity(notes + note_bytes.len());
     head.extend(b"\x7fELF\x02\x01\x01");
     head.resize(16, 0);
@@ -187,7 +187,7 @@ pub fn header(note_bytes: &[u8], loads: &[Load], notes: usize) -> Vec<u8> {
         head.extend(word.to_le_bytes());
     }
     head.extend([0; 4]);
-    for half in [EHDR as u16, PHDR as u16, count, 0, 0, 0] {
+    for half in [64u16, 56, count, 0, 0, 0] {
         head.extend(half.to_le_bytes());
     }
     let len = note_bytes.len() as u64;
@@ -206,6 +206,28 @@ fn program_header(head: &mut Vec<u8>, kind: u32, flags: u32, words: [u64; 6]) {
     for word in words {
         head.extend(word.to_le_bytes());
     }
+}
+
+/// The segments and notes of a vmcore whose program headers lie behind its header.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn parse(file: &File) -> Res<(Vec<Load>, Vec<u8>)> {
+    let mut head = [0u8; EHDR];
+    file.read_exact_at(&mut head, 0).ctx("the vmcore")?;
+    let mut table = vec![0u8; usize::from(u16_at(&head, 56)) * PHDR];
+    file.read_exact_at(&mut table, u64_at(&head, 32)).ctx("the program headers")?;
+    let (mut loads, mut notes) = (Vec::new(), Vec::new());
+    for ph in table.chunks_exact(PHDR) {
+        let (offset, len) = (u64_at(ph, 8), u64_at(ph, 32));
+        if u32_at(ph, 0) == LOAD {
+            loads.push(Load { virt: u64_at(ph, 16), phys: u64_at(ph, 24), len, offset });
+        } else {
+            notes = vec![0; usize::try_from(len.min(1 << 20)).unwrap_or(0)];
+            file.read_exact_at(&mut notes, offset).ctx("the notes")?;
+        }
+    }
+    Ok((loads, notes))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {

@@ -66,7 +66,7 @@ const SPARE_MIB: u64 = 512;
 ///
 /// # Errors
 /// When apt or mke2fs fails.
-pub fn image() -> Res<(PathBuf, Key)> {
+pub(crate) fn image() -> Res<(PathBuf, Key)> {
     let packages = packages()?;
     let mut key = Key::of("disk");
     key.add(&LAYOUT.to_string());
@@ -178,7 +178,7 @@ fn pipe(from: &mut Command, to: &mut Command, what: &Path) -> Res<()> {
 ///
 /// # Errors
 /// When either file fails.
-pub fn copy(image: &Path, to: &Path) -> Res<()> {
+pub(crate) fn copy(image: &Path, to: &Path) -> Res<()> {
     let len = File::open(image).and_then(|f| f.metadata()).ctx(image.display())?.len();
     lifeboat_qemu::disk::copy_sparse(image, 0, len, to)
 }

@@ -19,7 +19,7 @@ use super::Spec;
 /// For one step of filling, under emulation and beside other work.
 const FILL: Duration = Duration::from_secs(900);
 /// The reservation: a stock kernel has to start in it, no more.
-pub const CRASHKERNEL: &str = "192M";
+pub(crate) const CRASHKERNEL: &str = "192M";
 /// Command line of the kernel that starts after the panic: only its first lines count.
 const CRASH_CMDLINE: &str =
     "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 loglevel=7 nr_cpus=1 reset_devices";
@@ -28,7 +28,7 @@ const FREE_MIB: u64 = 48;
 
 /// A machine that stands still in the first lines of its crash kernel.
 #[derive(Debug)]
-pub struct Crashed {
+pub(crate) struct Crashed {
     /// The machine; its memory is [`Machine::ram`].
     pub machine: Machine,
     /// Physical address of the elfcorehdr.
@@ -39,7 +39,7 @@ pub struct Crashed {
 
 /// The steps that fill a guest, one order a line, as they are part of the key.
 #[must_use]
-pub fn orders(spec: &Spec) -> Vec<String> {
+pub(crate) fn orders(spec: &Spec) -> Vec<String> {
     let mut all = vec![
         "exec /bin/fill mount /dev/disk/by-partlabel/data /data ext4".to_owned(),
         format!("kexec /boot/vmlinuz /boot/initrd {CRASH_CMDLINE}"),
@@ -61,16 +61,15 @@ pub fn orders(spec: &Spec) -> Vec<String> {
     all
 }
 
-/// Boots the guest, fills its memory and lets it panic.
+/// Boots the guest, fills its memory from `disk`, which it writes to, and lets it panic.
+/// Its memory is a file in `work`.
 ///
 /// # Errors
 /// When any of it fails.
-pub fn crash(spec: &Spec, kernel: &Kernel, image: &Path, work: &Path) -> Res<Crashed> {
-    let path = work.join("disk.img");
-    super::disk::copy(image, &path)?;
+pub(crate) fn crash(spec: &Spec, kernel: &Kernel, disk: PathBuf, work: &Path) -> Res<Crashed> {
     // Only the path is used of it.
     let none = lifeboat_qemu::disk::Part { start: 0, len: 0 };
-    let disk = Disk { path, swap: none, dump: none, fillers: [none, none] };
+    let disk = Disk { path: disk, swap: none, dump: none, fillers: [none, none] };
     let initramfs = initramfs(kernel, work)?;
     let (mut machine, _) = start_victim(&Setup {
         vmlinuz: &kernel.vmlinuz,

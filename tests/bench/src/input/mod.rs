@@ -1,11 +1,12 @@
 //! The input: vmcores of at least 4 GiB of realistic memory, from a guest that
 //! really panicked, made once and kept in the cache.
 
-pub mod cache;
-pub mod core;
-pub mod disk;
-pub mod guest;
-pub mod survey;
+pub(crate) mod cache;
+pub(crate) mod core;
+pub(crate) mod disk;
+pub(crate) mod guest;
+pub(crate) mod survey;
+pub(crate) mod wide;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ const LAYOUT: u32 = 2;
 
 /// Which guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Variant {
+pub(crate) enum Variant {
     /// 6.1 with few duplicate pages, the ordinary case.
     Few,
     /// 6.1 with many duplicate pages.
@@ -33,7 +34,7 @@ pub enum Variant {
 
 /// What the guest's memory is filled with, in MiB.
 #[derive(Debug, Clone, Copy)]
-pub struct Spec {
+pub(crate) struct Spec {
     /// The machine's memory, reservation included.
     pub memory_mib: u64,
     /// Anonymous pages that were touched and hold zeros.
@@ -54,11 +55,11 @@ pub struct Spec {
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Few, Self::Many, Self::Few612];
+    pub(crate) const ALL: [Self; 3] = [Self::Few, Self::Many, Self::Few612];
 
     /// Its name on the command line and in tables.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Few => "few",
             Self::Many => "many",
@@ -75,7 +76,7 @@ impl Variant {
 
     /// What it is filled with.
     #[must_use]
-    pub fn spec(self) -> Spec {
+    pub(crate) fn spec(self) -> Spec {
         let few = Spec {
             // 4 GiB of it are dumped: the reservation and the low 1 MiB are not.
             memory_mib: 4304,
@@ -106,20 +107,32 @@ impl Variant {
 
 /// A vmcore, ready to use.
 #[derive(Debug, Clone)]
-pub struct Input {
+pub(crate) struct Input {
     /// Which.
     pub variant: Variant,
     /// The file.
     pub vmcore: PathBuf,
     /// What is in it.
     pub description: String,
+    /// Pages of memory in it.
+    pub pages: u64,
+    /// Those that are zero.
+    pub zero: u64,
+}
+
+impl Input {
+    /// Bytes that a capture without zero pages has to store.
+    #[must_use]
+    pub(crate) fn data(&self) -> f64 {
+        ((self.pages - self.zero) * 4096) as f64
+    }
 }
 
 /// The vmcore of a variant, made if it is not in the cache.
 ///
 /// # Errors
 /// When packages, the guest or a file fails.
-pub fn get(variant: Variant) -> Res<Input> {
+pub(crate) fn get(variant: Variant) -> Res<Input> {
     let guests = workspace().join("tests/guest");
     let (image, disk_key) = disk::image()?;
     let victim = kernel(variant.victim())?;
@@ -136,14 +149,21 @@ pub fn get(variant: Variant) -> Res<Input> {
     let dir = cache::keep(&key, |new| make(variant, &victim, &image, new))?;
     let text = dir.join("description.txt");
     let description = fs::read_to_string(&text).ctx(text.display())?;
-    Ok(Input { variant, vmcore: dir.join("vmcore"), description })
+    let counts = fs::read_to_string(dir.join("pages")).ctx("the counts of pages")?;
+    let mut counts = counts.split_whitespace().filter_map(|n| n.parse().ok());
+    let mut next = || counts.next().ctx("a count of pages");
+    let (pages, zero) = (next()?, next()?);
+    Ok(Input { variant, vmcore: dir.join("vmcore"), description, pages, zero })
 }
 
 fn make(variant: Variant, victim: &Kernel, image: &Path, new: &Path) -> Res<()> {
     eprintln!("making the input `{}` (a guest under emulation, minutes; kept)", variant.name());
     let spec = variant.spec();
-    let work = Folder::new("guest", (spec.memory_mib + 4096) << 20)?;
-    let crashed = guest::crash(&spec, victim, image, &work.path)?;
+    let work = Folder::new("guest", (spec.memory_mib + 512) << 20)?;
+    let disk = new.join("disk.img");
+    disk::copy(image, &disk)?;
+    let crashed = guest::crash(&spec, victim, disk.clone(), &work.path)?;
+    fs::remove_file(&disk).ctx(disk.display())?;
     let ram = core::Ram::open(crashed.machine.ram())?;
     let map = ram.map(crashed.elfcorehdr)?;
     let vmcore = new.join("vmcore");
@@ -159,6 +179,8 @@ fn make(variant: Variant, victim: &Kernel, image: &Path, new: &Path) -> Res<()> 
     for fact in &crashed.facts {
         text.push_str(&format!("  {fact}\n"));
     }
-    text.push_str(&survey::pages(&vmcore)?.to_string());
+    let pages = survey::pages(&vmcore)?;
+    text.push_str(&pages.to_string());
+    fs::write(new.join("pages"), format!("{} {}", pages.pages, pages.zero)).ctx("the counts")?;
     fs::write(new.join("description.txt"), text).ctx("the description")
 }

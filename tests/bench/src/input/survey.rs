@@ -19,7 +19,7 @@ const RANDOM: usize = 3900;
 
 /// Counts of pages.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Survey {
+pub(crate) struct Survey {
     /// All.
     pub pages: u64,
     /// Those that are zero.
@@ -41,7 +41,7 @@ pub struct Survey {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn pages(vmcore: &Path) -> Res<Survey> {
+pub(crate) fn pages(vmcore: &Path) -> Res<Survey> {
     let core = Core::open(vmcore)?;
     let mut survey = Survey::default();
     let mut seen: HashMap<u64, ()> = HashMap::new();
@@ -87,12 +87,11 @@ impl fmt::Display for Survey {
         writeln!(f, "    {:5.1} % zero", percent(self.zero, all))?;
         writeln!(f, "    {:5.1} % one word repeated", percent(self.word, all))?;
         writeln!(f, "    {:5.1} % equal to an earlier page", percent(self.duplicate, all))?;
-        let random = percent(self.random, self.sampled) / 100.0;
-        let data = (all - self.zero) as f64;
+        let random = (all - self.zero) * self.random / self.sampled.max(1);
         writeln!(
             f,
             "    {:5.1} % that zstd 1 does not shrink (of every {SAMPLE}th page)",
-            percent((random * data) as u64, all)
+            percent(random, all)
         )?;
         writeln!(
             f,
@@ -106,7 +105,7 @@ impl fmt::Display for Survey {
 ///
 /// # Errors
 /// When either fails.
-pub fn copy_in(from: &Path, to: &Path) -> Res<()> {
+pub(crate) fn copy_in(from: &Path, to: &Path) -> Res<()> {
     let source = File::open(from).ctx(from.display())?;
     let target = File::create(to).ctx(to.display())?;
     let mut buf = vec![0u8; 1 << 20];
