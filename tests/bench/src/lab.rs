@@ -14,10 +14,11 @@ use crate::measure::{Series, Task};
 use crate::model::Rates;
 use crate::ours::{Mode, Ours};
 use crate::peers::Makedumpfile;
-use crate::shm::Folder;
+use crate::shm::{Folder, require};
 
-/// Room that the largest output and a second vmcore need beside the input.
-const SPARE: u64 = 6 << 30;
+/// Room that the largest outputs of a section need beside the input, a dump and an
+/// export of it at once.
+const SPARE: u64 = 7 << 30;
 
 /// Programs and the input that is in memory now.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ impl Lab {
     /// # Errors
     /// When something cannot be had.
     pub(crate) fn new(rounds: u32) -> Res<Self> {
-        let work = Folder::new("work", SPARE)?;
+        let work = Folder::new("work", 0)?;
         let peer = Makedumpfile::get()?;
         let ours = Ours::get(&work.path)?;
         Ok(Self { rounds, peer, ours, rates: None, work, loaded: None })
@@ -88,6 +89,7 @@ impl Lab {
         }
         self.loaded = None;
         let input = input::get(variant)?;
+        require(fs::metadata(&input.vmcore).ctx(input.vmcore.display())?.len() + SPARE)?;
         let path = self.work.path.join(format!("{}.vmcore", variant.name()));
         copy_in(&input.vmcore, &path)?;
         println!("\ninput {}", input.description.trim_end());

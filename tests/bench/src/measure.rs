@@ -8,6 +8,8 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs;
+use std::io::IsTerminal as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -116,6 +118,9 @@ pub(crate) fn starter(args: &[OsString]) -> Res<i32> {
     let mut text = String::new();
     let _ = write!(text, "{wall:.6} {cpu:.6} {}", usage.max_rss());
     fs::write(report, text).ctx("the report")?;
+    if let Some(signal) = status.signal() {
+        eprintln!("the program was killed by signal {signal}");
+    }
     Ok(status.code().unwrap_or(1))
 }
 
@@ -186,12 +191,19 @@ pub(crate) fn compete(rounds: u32, contenders: Vec<(String, Go<'_>)>) -> Res<Vec
         .collect();
     for round in 1..=rounds {
         for ((name, go), series) in contenders.iter_mut().zip(&mut all) {
-            eprint!("\r\x1b[Kround {round}/{rounds}: {name}");
+            progress(&format!("round {round}/{rounds}: {name}"));
             series.runs.push(go()?);
         }
     }
-    eprint!("\r\x1b[K");
+    progress("");
     Ok(all)
+}
+
+/// Tells a person at a terminal what runs now.
+fn progress(text: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K{text}");
+    }
 }
 
 /// A contender that runs a program and removes its output.

@@ -17,22 +17,12 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// A fresh folder on a file system with at least `need` bytes free.
+    /// A fresh folder with room for `need` bytes.
     ///
     /// # Errors
     /// When there is not so much room or memory.
     pub(crate) fn new(name: &str, need: u64) -> Res<Self> {
-        let room = rustix::fs::statvfs(SHM).map_or(0, |s| s.f_bavail * s.f_frsize);
-        let free = available().min(room);
-        ensure(
-            free >= need,
-            format_args!(
-                "{SHM} has room for {} MiB, {} are needed\n\
-                 hint: a machine with more memory, or `mount -o remount,size=… {SHM}`",
-                free >> 20,
-                need >> 20
-            ),
-        )?;
+        require(need)?;
         let path = Path::new(SHM).join(format!("lifeboat-bench-{}-{name}", std::process::id()));
         if path.exists() {
             fs::remove_dir_all(&path).ctx(path.display())?;
@@ -46,6 +36,25 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.path);
     }
+}
+
+/// There must be room for `need` more bytes, in the file system and in memory: when
+/// memory ends, the kernel kills somebody, and not always the one who took it.
+///
+/// # Errors
+/// When there is not.
+pub(crate) fn require(need: u64) -> Res<()> {
+    let room = rustix::fs::statvfs(SHM).map_or(0, |s| s.f_bavail * s.f_frsize);
+    let free = available().min(room);
+    ensure(
+        free >= need,
+        format_args!(
+            "{SHM} has room for {} MiB, {} are needed\n\
+             hint: a machine with more memory, or `mount -o remount,size=… {SHM}`",
+            free >> 20,
+            need >> 20
+        ),
+    )
 }
 
 /// Bytes of memory that programs can have (`MemAvailable`).
