@@ -241,3 +241,72 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_le_bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: u64 = 0xffff_8880_0000_0000;
+
+    fn note(name: &[u8], desc: &[u8]) -> Vec<u8> {
+        let len = |b: &[u8]| u32::try_from(b.len()).unwrap().to_le_bytes();
+        let mut out = [len(name), len(desc), [1, 0, 0, 0]].concat();
+        for part in [name, desc] {
+            out.extend(part);
+            out.resize(out.len().next_multiple_of(4), 0);
+        }
+        out
+    }
+
+    /// Memory of 64 pages: page n is full of n; notes at 0x1000, the elfcorehdr at 0x3000.
+    fn ram(dir: &Path) -> Ram {
+        let mut bytes: Vec<u8> = (0..64u8).flat_map(|n| [n; 4096]).collect();
+        let mut area = note(b"CORE\0", &[7; 10]);
+        area.resize(0x200, 0);
+        bytes[0x1000..0x1200].copy_from_slice(&area);
+        let load = |virt, phys, len| Load { virt, phys, len, offset: 0 };
+        let loads = [
+            load(0xffff_ffff_8100_0000, 0x1_2000, 0x2000),
+            load(BASE + 0x1_0000, 0x1_0000, 0x8000),
+            load(BASE + 0x2_0000, 0x2_0000, 0x1800),
+        ];
+        let mut head = header(&[], &loads, 64 + 4 * 56);
+        // The first program header: the note area of a CPU, as kexec writes it.
+        head[64 + 8..64 + 16].copy_from_slice(&0x1000u64.to_le_bytes());
+        head[64 + 32..64 + 40].copy_from_slice(&0x200u64.to_le_bytes());
+        bytes[0x3000..0x3000 + head.len()].copy_from_slice(&head);
+        let path = dir.join("ram");
+        fs::write(&path, bytes).unwrap();
+        Ram::open(&path).unwrap()
+    }
+
+    #[test]
+    fn a_vmcore_holds_what_the_map_names_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let ram = ram(dir.path());
+        let map = ram.map(0x3000).unwrap();
+        assert_eq!(map.notes, note(b"CORE\0", &[7; 10]));
+        let path = dir.path().join("vmcore");
+        let loads = ram.write(&map, &path).unwrap();
+        assert_eq!(loads.len(), 3);
+        let (read, notes) = parse(&File::open(&path).unwrap()).unwrap();
+        assert_eq!((&read, &notes), (&loads, &map.notes));
+        let bytes = fs::read(&path).unwrap();
+        for load in &loads {
+            let part = &bytes[usize::try_from(load.offset).unwrap()..];
+            for at in 0..load.len {
+                let want = u8::try_from((load.phys + at) / 4096).unwrap();
+                assert_eq!(part[usize::try_from(at).unwrap()], want, "{load:x?} at {at:#x}");
+            }
+        }
+        // The kernel's text shares the bytes of the segment around it.
+        assert_eq!(loads[0].offset, loads[1].offset + 0x2000);
+        assert_eq!(bytes.len() as u64, loads[2].offset + 0x1800);
+    }
+
+    #[test]
+    fn there_is_no_map_where_there_is_no_header() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(ram(dir.path()).map(0x4000).is_err());
+    }
+}

@@ -138,7 +138,8 @@ pub(crate) fn get(variant: Variant) -> Res<Input> {
     let victim = kernel(variant.victim())?;
     let spec = variant.spec();
     let mut key = Key::of(variant.name());
-    key.add(&LAYOUT.to_string()).add(&disk_key.folder()).add(&victim.dir.display().to_string());
+    let kernel = victim.dir.file_name().ctx("the kernel's folder")?.to_string_lossy();
+    key.add(&LAYOUT.to_string()).add(&disk_key.folder()).add(&kernel);
     key.add(&format!("{} {}", spec.memory_mib, guest::CRASHKERNEL));
     for program in ["init.c", "fill.c", "heap.py"] {
         key.add_file(&guests.join(program))?;

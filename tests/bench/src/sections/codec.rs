@@ -20,7 +20,7 @@ pub(crate) fn run(lab: &mut Lab) -> Res<()> {
         for (name, codec, mode) in pairs {
             let path = &path;
             let go: Go<'_> = Box::new(move || bare::run(codec, threads, path));
-            contenders.push((format!("bare {name}, {threads} threads"), go));
+            contenders.push((bare_name(name, threads), go));
             let mode = mode.workers(threads);
             contenders.push(program(mode.name(), lab.ours(&mode, path)));
         }
@@ -31,11 +31,15 @@ pub(crate) fn run(lab: &mut Lab) -> Res<()> {
     println!();
     for threads in [2, 1] {
         for (name, _, mode) in pairs {
-            let bare = named(&all, &format!("bare {name}, {threads} threads"))?.wall();
+            let bare = named(&all, &bare_name(name, threads))?.wall();
             let ours = named(&all, &mode.workers(threads).name())?.wall();
             let what = format!("{name}, {threads} workers, % of the bare codec's speed");
             table::at_least(&what, 100.0 * bare / ours.max(1e-9), 90.0);
         }
     }
     Ok(())
+}
+
+fn bare_name(codec: &str, threads: usize) -> String {
+    format!("bare {codec}, {threads} thread{}", if threads == 1 { "" } else { "s" })
 }

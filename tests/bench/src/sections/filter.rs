@@ -42,8 +42,10 @@ fn one(lab: &mut Lab, variant: Variant) -> Res<()> {
     table::title(&format!("kernel pages only, encrypted, input {}", variant.name()));
     println!("(GB/s counts all data pages, kept or not)");
     table::runs(&all, input.data(), &[("-z", z), ("-l", l)]);
-    if let Some(kept) = z.runs.first().and_then(|r| remaining(&r.said)) {
-        println!("\n  makedumpfile keeps {kept} pages ({} MiB) at level 31", kept * 4 / 1024);
+    println!("\n  what makedumpfile makes of the pages, at level 31:");
+    let said = z.runs.first().map(|r| r.said.as_str()).unwrap_or_default();
+    for (class, pages) in classes(said) {
+        println!("    {class:<24} {pages:>8} ({} MiB)", pages * 4 / 1024);
     }
     println!("  with the same pages left out as level 31 does:");
     targets(named(&all, &zstd.more(&SAME).name())?, z, l);
@@ -61,19 +63,22 @@ fn targets(ours: &Series, z: &Series, l: &Series) {
     table::at_least("% smaller than -d 31 -l", saved(l), 45.0);
 }
 
-/// `Remaining pages  : 0x…` of makedumpfile's report.
-fn remaining(said: &str) -> Option<u64> {
-    let line = said.lines().find(|l| l.trim_start().starts_with("Remaining pages"))?;
-    let (_, digits) = line.split_once("0x")?;
-    u64::from_str_radix(digits.trim(), 16).ok()
+/// `Free pages   : 0x…` and its like in makedumpfile's report.
+fn classes(said: &str) -> Vec<(&str, u64)> {
+    let pages = |line: &'_ str| -> Option<u64> {
+        u64::from_str_radix(line.split_once(": 0x")?.1.trim(), 16).ok()
+    };
+    let named = |line| Some((str::split_once(line, ':')?.0.trim(), pages(line)?));
+    let lines = said.lines().filter(|l| l.contains("ages")).filter_map(named);
+    lines.filter(|(class, _)| *class != "Total pages").collect()
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn the_report_is_read() {
-        let said =
-            "Original pages  : 0x000000000010370d\n  Remaining pages  : 0x000000000000fe38\n";
-        assert_eq!(super::remaining(said), Some(65080));
+        let said = "Original pages  : 0x000000000010370d\n    Free pages              : 0x10\n\
+            Cache hit: 157272, miss: 132\nTotal pages     : 0x000000000018d000\n";
+        assert_eq!(super::classes(said), [("Original pages", 1_062_669), ("Free pages", 16)]);
     }
 }
