@@ -99,6 +99,34 @@ def key_entries(area):
     need(len(out) == count, "key area: entries")
     return generation, out
 
+def unlz4(block, room):
+    """The contents of one LZ4 block (no frame), at most `room` bytes of them."""
+    out, at = bytearray(), 0
+
+    def count(n, at):
+        more = 255 if n == 15 else 0
+        while more == 255:
+            more, at = block[at], at + 1
+            n += more
+        return n, at
+
+    try:
+        while True:
+            token = block[at]
+            n, at = count(token >> 4, at + 1)
+            need(at + n <= len(block) and len(out) + n <= room, "LZ4: literals out of bounds")
+            out += block[at:at + n]
+            at += n
+            if at == len(block):
+                return bytes(out)
+            back = block[at] | block[at + 1] << 8
+            n, at = count(token & 15, at + 2)
+            n += 4
+            need(0 < back <= len(out) and len(out) + n <= room, "LZ4: match out of bounds")
+            out += (out[-back:] * (n // back + 1))[:n]  # a match may reach into what it writes
+    except IndexError:
+        raise Bad("LZ4: the block ends too early") from None
+
 class Dump:
     def __init__(self, raw, secrets, scan):
         self.raw, self.key, self.notes = raw, None, []
@@ -175,8 +203,8 @@ class Dump:
         need(end <= self.end and zlib.crc32(body) == crc and not any(self.raw[at + 96 + stored:end]), f"chunk {seq} at {at}: checksum or padding")
         if self.key:
             body = self.open_(self.key, b"chnk" + struct.pack("<Q", seq), body, h[:80], f"chunk {seq} at {at}")
-        need(codec < 2, "codec LZ4 is not known to this reader")
-        body = zstandard.ZstdDecompressor().decompress(body, max_output_size=raw_len) if codec else body
+        if codec:
+            body = unlz4(body, raw_len) if codec == 2 else zstandard.ZstdDecompressor().decompress(body, max_output_size=raw_len)
         need(len(body) == raw_len, f"chunk {seq}: length")
         return {"seq": seq, "kind": kind, "layer": layer, "device": device, "first": first, "pages": pages, "data": data, "body": body, "at": at, "end": end}
 

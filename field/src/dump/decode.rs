@@ -167,7 +167,7 @@ impl Decoder {
     /// Reads the chunk that `entry` names and checks that it is the one meant.
     ///
     /// # Errors
-    /// [`DumpError::Io`], [`DumpError::Chunk`], [`DumpError::Codec`].
+    /// [`DumpError::Io`], [`DumpError::Chunk`].
     pub fn read(
         &mut self,
         file: &DumpFile,
@@ -186,7 +186,7 @@ impl Decoder {
     /// Decodes a chunk whose stored payload is in `stored`, which is overwritten.
     ///
     /// # Errors
-    /// [`DumpError::Chunk`], [`DumpError::Codec`].
+    /// [`DumpError::Chunk`].
     pub fn decode(
         &mut self,
         opener: &Opener,
@@ -208,9 +208,7 @@ impl Decoder {
         let plain = match header.codec {
             Codec::Store => stored.clone(),
             Codec::Zstd => self.unzstd(stored, header.raw_len as usize).map_err(bad)?,
-            Codec::Lz4 => {
-                return Err(DumpError::Codec { offset: header.offset.0, codec: "LZ4" });
-            }
+            Codec::Lz4 => unlz4(stored, header.raw_len as usize).map_err(bad)?,
         };
         DecodedChunk::new(header, plain).map_err(bad)
     }
@@ -226,6 +224,16 @@ impl Decoder {
         };
         zstd.decompress(stored, raw_len).map_err(|e| format!("zstd: {e}"))
     }
+}
+
+/// One LZ4 block. The decoder is given room for `raw_len` bytes and no more; a block that
+/// gives fewer is found out where lengths are compared.
+fn unlz4(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, String> {
+    let mut plain = vec![0; raw_len];
+    let len =
+        lz4_flex::block::decompress_into(stored, &mut plain).map_err(|e| format!("LZ4: {e}"))?;
+    plain.truncate(len);
+    Ok(plain)
 }
 
 /// Reads and checks the header of the chunk that `entry` names.

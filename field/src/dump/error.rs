@@ -81,16 +81,6 @@ pub enum DumpError {
         /// What is wrong.
         why: String,
     },
-    /// A codec that this build cannot decompress.
-    #[error(
-        "the chunk at byte {offset} is compressed with {codec}, which is not known to this build\nhint: use a newer `lifeboat`"
-    )]
-    Codec {
-        /// Where, from the dump's start.
-        offset: u64,
-        /// Name of the codec.
-        codec: &'static str,
-    },
     /// The index contradicts itself or the dump.
     #[error(
         "the index is not usable at byte {offset}: {why}\nhint: `lifeboat verify -i KEY` shows what is damaged"

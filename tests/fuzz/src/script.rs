@@ -95,7 +95,7 @@ pub struct Fix {
     pub crc: bool,
     /// `stored_len`, and `raw_len` where it is known.
     pub lengths: bool,
-    /// The payload is a plaintext: compress it if the codec is zstd.
+    /// The payload is a plaintext: compress it as the codec says.
     pub compress: bool,
     /// The cipher, and with AES the seal.
     pub cipher: Option<Cipher>,
@@ -121,8 +121,13 @@ pub fn frame(head: &[u8], payload: &[u8], fix: &Fix) -> (Vec<u8>, Vec<u8>) {
     if fix.lengths && (fix.compress || head[at::CODEC] == Codec::Store as u8) {
         put(&mut head, at::RAW_LEN, &narrow(payload.len()));
     }
-    if fix.compress && head[at::CODEC] == Codec::Zstd as u8 {
-        stored = zstd::bulk::compress(payload, 1).expect("memory");
+    match head[at::CODEC] {
+        codec if !fix.compress || codec == Codec::Store as u8 => {}
+        codec if codec == Codec::Zstd as u8 => {
+            stored = zstd::bulk::compress(payload, 1).expect("memory");
+        }
+        codec if codec == Codec::Lz4 as u8 => stored = lz4_flex::block::compress(payload),
+        _ => {}
     }
     let mut sealer = None;
     if let Some(cipher) = fix.cipher {
@@ -439,6 +444,20 @@ pub fn disassemble(dump: &[u8]) -> Option<Vec<u8>> {
         push(&mut script, 3, 0, trimmed(&end[..BLOCK - 4]));
     }
     Some(script)
+}
+
+/// The same dump with every zstd payload in `codec` instead.
+#[must_use]
+pub fn recoded(script: &[u8], codec: Codec) -> Vec<u8> {
+    let mut out = Vec::new();
+    for op in ops(script) {
+        let mut body = op.body.to_vec();
+        if op.tag == 2 && body.get(at::CODEC) == Some(&(Codec::Zstd as u8)) {
+            body[at::CODEC] = codec as u8;
+        }
+        push(&mut out, op.tag | op.repeat << 3, op.flags, &body);
+    }
+    out
 }
 
 /// The body of a chunk op: zero pages `[first, first + pages)` of memory.
