@@ -9,6 +9,8 @@ pub mod aligned;
 pub mod kexec;
 pub mod queue;
 pub mod watchdog;
+pub mod writeout;
 
 pub use aligned::AlignedBuf;
 pub use queue::{QueueMode, WriteQueue};
+pub use writeout::begin_writeout;

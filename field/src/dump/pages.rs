@@ -1,7 +1,7 @@
 //! Pages by number, through a small cache of decoded chunks.
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex};
 
 use lifeboat_format::{ChunkKind, IndexEntry, PAGE, PageClass, Pfn};
@@ -100,9 +100,10 @@ impl<'d> PageSpace<'d> {
         self.list.entries()
     }
 
-    /// Whether there are layers.
-    pub(crate) fn is_layered(&self) -> bool {
-        self.list.is_layered()
+    /// The layers as ranges of [`PageSpace::entries`], in the order in which a page is
+    /// looked for.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = Range<usize>> {
+        self.list.layer_ranges()
     }
 
     /// [`ChunkKind::Memory`] or [`ChunkKind::Swap`].
@@ -220,9 +221,10 @@ impl Inner {
     }
 
     fn keep_runs(&mut self, offset: u64, runs: &Runs) {
-        if self.runs.insert(offset, runs.clone()).is_some() {
+        if self.runs.contains_key(&offset) {
             return;
         }
+        self.runs.insert(offset, runs.clone());
         self.run_bytes += runs.size();
         self.order.push_back(offset);
         while self.run_bytes > RUN_BYTES && self.order.len() > 1 {

@@ -1,9 +1,11 @@
 //! What a dump is turned into, for tools that others wrote.
 //!
-//! Every writer here streams: chunks are decoded on all cores, each byte of output
-//! is written once at a place known beforehand, and memory depends on the number
-//! of chunks and of holes, not on the size of the machine. Writers get an open,
-//! empty, regular file; naming it, and removing it on failure, is the caller's.
+//! Every writer here streams: chunks are decoded once, on all cores, each byte of
+//! output is written at a place known beforehand while the disk works on those before,
+//! and the tables that say what is there come last. Memory depends on the number of
+//! chunks and of holes, and on the machine's by two bits a page (`marks`). Writers get an
+//! open, empty, regular file, to write and read back; naming it, and removing it on
+//! failure, is the caller's.
 //!
 //! Pages that the dump has not (unreadable, excluded, never captured) are never
 //! written as zeros that a reader could take for contents; each format says below
@@ -12,6 +14,7 @@
 mod coverage;
 pub mod elf;
 pub mod kdump;
+mod marks;
 mod pipeline;
 pub mod swap;
 
@@ -121,9 +124,9 @@ pub enum ExportError {
         "writing the output: {0}\nhint: check the free space and the file size limit of the destination's file system"
     )]
     Write(#[source] io::Error),
-    /// A chunk holds pages that the commit record denies.
+    /// A chunk holds pages that the commit record or another chunk denies.
     #[error(
-        "page {page} has no contents although the commit record counts none such\nhint: this dump contradicts itself; export it with damage skipped to see what is there"
+        "the dump contradicts itself on page {page}: the commit record or another chunk says otherwise\nhint: `lifeboat verify -i KEY` shows what is wrong; export it with --skip-damaged to see what is there"
     )]
     Contradiction {
         /// The page.

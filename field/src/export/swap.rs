@@ -8,11 +8,12 @@ use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use lifeboat_format::{PAGE, PageClass, PageRange};
+use lifeboat_format::{IndexEntry, PAGE, PageClass, PageRange};
 
 use super::coverage::{join, reason};
 use super::{ExportError, Missing, Options, Report, Why, pipeline};
 use crate::dump::{OpenDump, merge, subtract};
+use crate::stream::Stream;
 
 const PAGE64: u64 = PAGE as u64;
 
@@ -45,40 +46,36 @@ pub fn write(
     out.set_len(len).map_err(ExportError::Write)?;
     let (data, zero) = (AtomicU64::new(0), AtomicU64::new(0));
     let missing = Mutex::new(Vec::new());
-    pipeline::for_each(
-        dump,
-        entries,
-        options,
-        || Ok(()),
-        None,
-        |(), at, chunk| {
-            let mut found = Vec::new();
-            match (chunk, entries.get(at)) {
-                (Ok(chunk), _) => {
-                    for p in chunk.pieces() {
-                        let pages = PageRange::new(p.first.0, p.first.0 + p.pages);
-                        match (p.class, reason(p.class)) {
-                            (_, Some(why)) => found.push(Missing { pages, why }),
-                            (PageClass::Data, None) => {
-                                write_within(out, p.data, p.first.0 * PAGE64, len)?;
-                                data.fetch_add(p.pages, Ordering::Relaxed);
-                            }
-                            (_, None) => {
-                                zero.fetch_add(p.pages, Ordering::Relaxed);
-                            }
+    let take = |out: &Stream<'_>, entry: &IndexEntry, chunk: pipeline::Decoded<'_>| {
+        let mut found = Vec::new();
+        match chunk {
+            Ok(chunk) => {
+                for p in chunk.pieces() {
+                    let pages = PageRange::new(p.first.0, p.first.0 + p.pages);
+                    match (p.class, reason(p.class)) {
+                        (_, Some(why)) => found.push(Missing { pages, why }),
+                        (PageClass::Data, None) => {
+                            write_within(out, p.data, p.first.0 * PAGE64, len)?;
+                            data.fetch_add(p.pages, Ordering::Relaxed);
+                        }
+                        (_, None) => {
+                            zero.fetch_add(p.pages, Ordering::Relaxed);
                         }
                     }
                 }
-                (Err(_), Some(e)) => {
-                    let pages = PageRange::new(e.first.0, e.first.0 + e.pages);
-                    found.push(Missing { pages, why: Why::Damaged });
-                }
-                (Err(_), None) => {}
             }
-            missing.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
-            Ok(())
-        },
-    )?;
+            Err(_) => {
+                let pages = PageRange::new(entry.first.0, entry.first.0 + entry.pages);
+                found.push(Missing { pages, why: Why::Damaged });
+            }
+        }
+        missing.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+        Ok(())
+    };
+    Stream::run(out, |out| {
+        let work = pipeline::Work::of(dump, entries, options);
+        work.run(|| Ok(()), || (), |(), entry, _, chunk| take(out, entry, chunk))
+    })?;
     let mut missing = missing.into_inner().unwrap_or_else(PoisonError::into_inner);
     let all = [PageRange::new(0, len.div_ceil(PAGE64))];
     let never = subtract(&all, &covered);
@@ -93,7 +90,7 @@ pub fn write(
 }
 
 /// A device's last page may be cut by its end.
-fn write_within(out: &File, bytes: &[u8], at: u64, len: u64) -> Result<(), ExportError> {
+fn write_within(out: &Stream<'_>, bytes: &[u8], at: u64, len: u64) -> Result<(), ExportError> {
     let room = usize::try_from(len.saturating_sub(at)).unwrap_or(usize::MAX);
     let part = bytes.get(..bytes.len().min(room)).unwrap_or_default();
     pipeline::write_at(out, part, at)
