@@ -29,6 +29,7 @@ pub(crate) enum Command {
     Export(Export),
     Clear(Clear),
     Rekey(Rekey),
+    Capture(Capture),
     Arm(Arm),
     Disarm(Disarm),
     Status(Status),
@@ -68,6 +69,70 @@ pub(crate) struct Format {
     /// overwrite a foreign signature or dumps (never a device that is in use)
     #[argh(switch)]
     pub(crate) force: bool,
+}
+
+/// make a dump of an ELF vmcore file, as the crash kernel would
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "capture")]
+pub(crate) struct Capture {
+    /// the vmcore
+    #[argh(option)]
+    pub(crate) from: PathBuf,
+    /// file to write
+    #[argh(option)]
+    pub(crate) to: PathBuf,
+    /// who can open the dump: age1…, or the line of an ssh public key; may be repeated
+    #[argh(option)]
+    pub(crate) recipient: Vec<String>,
+    /// do not encrypt
+    #[argh(switch)]
+    pub(crate) clear: bool,
+    /// adaptive (default): the best of store, lz4, zstd 1 and zstd 3 at each moment;
+    /// or one of zstd, lz4, store
+    #[argh(option, default = "PackWord::Adaptive")]
+    pub(crate) codec: PackWord,
+    /// zstd level, -50 to 19 (default 1)
+    #[argh(option)]
+    pub(crate) level: Option<i32>,
+    /// pages compressed together, 1 to 1024 (default 64)
+    #[argh(option, default = "64")]
+    pub(crate) chunk_pages: u32,
+    /// compressing threads, at most 64 (default: one a CPU)
+    #[argh(option, default = "0")]
+    pub(crate) workers: usize,
+    /// memory of the table of pages that were stored already, in KiB; 0 stores identical
+    /// pages each time (default 4096)
+    #[argh(option, default = "lifeboat_format::bootcfg::DEDUP_KIB")]
+    pub(crate) dedup_kib: u32,
+    /// write no faster than a disk of so many million bytes a second
+    #[argh(option, default = "0")]
+    pub(crate) throttle_mbs: u32,
+    /// overwrite the file
+    #[argh(switch)]
+    pub(crate) force: bool,
+}
+
+/// `--codec`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PackWord {
+    Adaptive,
+    Zstd,
+    Lz4,
+    Store,
+}
+
+impl std::str::FromStr for PackWord {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "adaptive" => Ok(Self::Adaptive),
+            "zstd" => Ok(Self::Zstd),
+            "lz4" => Ok(Self::Lz4),
+            "store" => Ok(Self::Store),
+            _ => Err("a codec is adaptive, zstd, lz4 or store"),
+        }
+    }
 }
 
 /// list the dumps on volumes, disks or in a pulled file

@@ -70,6 +70,7 @@ fn run(command: &Command) -> Ended {
         Command::Pull(a) => cmd::pull::run(a),
         Command::Clear(a) => cmd::clear::run(a),
         Command::Rekey(a) => cmd::rekey::run(a),
+        Command::Capture(a) => cmd::capture::run(a),
         Command::Arm(a) => arm::arm(a),
         Command::Disarm(_) => arm::disarm(),
         Command::Status(a) => arm::status(a),

@@ -74,7 +74,8 @@ fn told(dump: &OpenDump) -> String {
         let (mut hash, mut n) = (Sha256::new(), [0u64; 4]);
         for page in ranges.iter().flat_map(|r| r.start.0..r.end.0) {
             let (class, bytes) = match space.page(Pfn(page)).unwrap() {
-                Page::Data(bytes) => (0u8, Some(bytes)),
+                Page::Data(bytes) => (0u8, Some(bytes.to_vec())),
+                Page::Fill(word) => (0, Some(word.to_le_bytes().repeat(512))),
                 Page::Zero => (1, None),
                 Page::Unreadable => (2, None),
                 Page::Excluded => (3, None),

@@ -80,6 +80,7 @@ fn pages(dump: &OpenDump) -> String {
         for page in ranges.iter().flat_map(|r| r.start.0..r.end.0) {
             let (class, digest) = match space.page(Pfn(page)).unwrap() {
                 Page::Data(bytes) => (0, sha256(&bytes[..])),
+                Page::Fill(word) => (0, sha256(&word.to_le_bytes().repeat(512))),
                 Page::Zero => (1, sha256(b"")),
                 Page::Unreadable => (2, sha256(b"")),
                 Page::Excluded => (3, sha256(b"")),

@@ -28,7 +28,7 @@ def block(raw, magic, used, what):
     need(len(raw) == 4096 and raw[:8] == magic, f"{what}: magic bytes not found")
     need(zlib.crc32(raw[:4092]) == struct.unpack_from("<I", raw, 4092)[0], f"{what}: checksum")
     version = struct.unpack_from("<I", raw, 8)[0]
-    need(version in (1, 2), f"{what}: version {version}")
+    need(version in (1, 2, 3), f"{what}: version {version}")
     need(not any(raw[used:4092]), f"{what}: bytes that no field takes")
     return version
 
@@ -158,7 +158,7 @@ class Dump:
                 version = block(head, b"LBDUMP\0\x01", 408, "header")
                 need(head[64] < 2 and not any(head[65:68]) and not any(head[76:80]), "header: field")
                 need(struct.unpack_from("<II", head, 68)[0] == 4096, "header: page size")
-                need(version == 2 or not any(head[376:408]), "header: reserved")
+                need(version > 1 or not any(head[376:408]), "header: reserved")
                 return head
             except Bad as why:
                 self.notes.append(f"header at {at}: {why}")
@@ -262,24 +262,36 @@ class Dump:
             at += 8 + length + -length % 8
 
     def spaces(self):
-        """{(kind, device): {page: (class, contents)}}"""
+        """{(kind, device): {page: (class, contents)}}; pages of one word, or with the contents of
+        another, have their contents and class 0."""
         out = {(5, struct.unpack_from("<H", value)[0]): {} for tag, value in self.records() if tag == 4}
-        out[4, 0] = {}
+        out[4, 0], same, data = {}, [], {}
         for c in self.each("memory", "swap"):
             body, count = c["body"], struct.unpack_from("<I", c["body"])[0]
             need(1 <= count <= 4096, "runs")
             page, at, space = c["first"], 4 + 8 * count, out.setdefault((c["kind"], c["device"]), {})
-            for (run,) in struct.iter_unpack("<Q", body[4:at]):
+            table = struct.iter_unpack("<Q", body[4:at])
+            for (run,) in table:
                 kind, n = run >> 56, run & (1 << 56) - 1
-                need(n and (kind < 4 or kind == 4 and c["layer"]), "run")
+                need(n and (kind in (0, 1, 2, 3, 5, 6) or kind == 4 and c["layer"]), "run")
+                (word,) = next(table, (None,)) if kind > 4 else (None,)
+                need(kind < 5 or word is not None and (word > 0 if kind == 5 else word + n <= 1 << 52), "run: word")
                 need(page + n <= c["first"] + c["pages"], "runs cover more than the chunk")
                 for page in range(page, page + n):
-                    if kind < 4:
+                    if kind != 4:
                         need(page not in space, f"page {page} is in two chunks")
-                        space[page] = kind, body[at:at + 4096] if kind == 0 else b""
+                        space[page] = (0, struct.pack("<Q", word) * 512) if kind == 5 else (kind, body[at:at + 4096] if kind == 0 else b"")
+                    if kind == 0 and c["kind"] == 4:
+                        data[page] = space[page]
+                    if kind == 6:
+                        same.append((space, page, word))
+                        word += 1
                     at += 4096 if kind == 0 else 0
                 page += 1
             need(page == c["first"] + c["pages"] and at == len(body) == 4 + 8 * count + 4096 * c["data"], "runs do not add up")
+        for space, page, source in same:
+            need(source in data, f"page {page}: its source {source} is not stored")
+            space[page] = data[source]
         return out
 
 def main():

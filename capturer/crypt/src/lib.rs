@@ -19,6 +19,7 @@ mod area;
 mod host;
 mod identity;
 mod key;
+mod print;
 mod recipient;
 mod seal;
 
@@ -27,6 +28,7 @@ pub use area::{check_room, key_area};
 pub use host::{KeyFile, LockedKey, OneBoot, User, one_boot, wrap_here};
 pub use identity::{Identities, open};
 pub use key::{DataKey, NewIdentity, generate_identity, wrap};
+pub use print::PagePrint;
 pub use recipient::{Recipient, check_recipient, fingerprint};
 pub use seal::{Opener, Sealer, TAG_LEN};
 

@@ -1,7 +1,12 @@
 //! AES-256-GCM over chunks and commit records.
+//!
+//! Two implementations: `ring` seals, in the crash kernel, where it is three times as
+//! fast as `aes-gcm`, which opens, in the field. So every dump that is opened proves
+//! that they agree.
 
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce, Tag};
+use ring::aead;
 
 use lifeboat_format::commit::COMMIT_SEQ;
 use lifeboat_format::{ChunkHeader, Cipher, CommitRecord};
@@ -25,13 +30,18 @@ fn cipher_of(key: &DataKey) -> Aes256Gcm {
 }
 
 /// Seals chunks of one dump, in place, without allocating.
-pub struct Sealer(Option<Box<Aes256Gcm>>);
+pub struct Sealer(Option<Cipherer>);
+
+/// `None` when the key was refused: then sealing fails, it does not fall back to the clear.
+type Cipherer = Option<Box<aead::LessSafeKey>>;
 
 impl Sealer {
     /// A sealer under `key`; `None` leaves chunks as they are.
     #[must_use]
     pub fn new(key: Option<&DataKey>) -> Self {
-        Self(key.map(|k| Box::new(cipher_of(k))))
+        // It takes any key of 32 bytes.
+        let ring = |k: &DataKey| aead::UnboundKey::new(&aead::AES_256_GCM, k.bytes()).ok();
+        Self(key.map(|k| ring(k).map(|u| Box::new(aead::LessSafeKey::new(u)))))
     }
 
     /// The cipher that chunk headers must name.
@@ -70,10 +80,13 @@ impl Sealer {
         payload: &mut [u8],
     ) -> Result<Option<[u8; TAG_LEN]>, CryptError> {
         let Some(cipher) = &self.0 else { return Ok(None) };
+        let forged = CryptError::Forged { what: "a chunk" };
+        let Some(cipher) = cipher else { return Err(forged) };
+        let nonce = aead::Nonce::assume_unique_for_key(nonce(domain, seq));
         let tag = cipher
-            .encrypt_inout_detached(&Nonce::from(nonce(domain, seq)), aad, payload.into())
-            .map_err(|_| CryptError::Forged { what: "a chunk" })?;
-        Ok(Some(tag.into()))
+            .seal_in_place_separate_tag(nonce, aead::Aad::from(aad), payload)
+            .map_err(|_| forged)?;
+        Ok(tag.as_ref().first_chunk().copied())
     }
 }
 

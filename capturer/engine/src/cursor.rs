@@ -4,22 +4,36 @@ use std::sync::Mutex;
 
 use lifeboat_format::{PageRange, Pfn};
 
-/// Most pages in a span: zero pages cost one small chunk a span at worst.
-const SPAN_PAGES: u64 = 8192;
+/// Pages in a span, at least and at most. Large ones while there is much left, since
+/// zero pages and those that are left out cost one small chunk a span at worst; small
+/// ones at the end, so that no worker is left alone with a large one.
+const MIN_SPAN: u64 = 2048;
+const MAX_SPAN: u64 = 1 << 16;
+/// A span is this part of what is left.
+const PART: u64 = 16;
 
 /// Where the workers are in a list of ranges.
 #[derive(Debug)]
 pub struct Cursor<'r> {
     ranges: &'r [PageRange],
+    at: Mutex<At>,
+}
+
+#[derive(Debug)]
+struct At {
     /// Index of the current range, and the next page in it.
-    at: Mutex<(usize, u64)>,
+    range: usize,
+    page: u64,
+    /// Pages that are not yet dealt out.
+    left: u64,
 }
 
 impl<'r> Cursor<'r> {
     /// At the start of `ranges`, which are disjoint and ascending.
     #[must_use]
     pub fn new(ranges: &'r [PageRange]) -> Self {
-        Self { ranges, at: Mutex::new((0, 0)) }
+        let left = ranges.iter().map(|r| r.pages()).fold(0, u64::saturating_add);
+        Self { ranges, at: Mutex::new(At { range: 0, page: 0, left }) }
     }
 
     /// Pages in all ranges.
@@ -28,18 +42,20 @@ impl<'r> Cursor<'r> {
         self.ranges.iter().map(|r| r.pages()).fold(0, u64::saturating_add)
     }
 
-    /// The next span of at most 8192 pages (32 MiB), within one range.
+    /// The next span of at most 65536 pages (256 MiB), within one range.
     pub fn next(&self) -> Option<PageRange> {
         let mut at = self.at.lock().ok()?;
         loop {
-            let range = self.ranges.get(at.0)?;
-            let start = range.start.0.max(at.1);
+            let range = self.ranges.get(at.range)?;
+            let start = range.start.0.max(at.page);
             if start >= range.end.0 {
-                *at = (at.0 + 1, 0);
+                (at.range, at.page) = (at.range + 1, 0);
                 continue;
             }
-            let end = start.saturating_add(SPAN_PAGES).min(range.end.0);
-            at.1 = end;
+            let span = (at.left / PART).clamp(MIN_SPAN, MAX_SPAN);
+            let end = start.saturating_add(span).min(range.end.0);
+            at.left = at.left.saturating_sub(end - start);
+            at.page = end;
             return Some(PageRange { start: Pfn(start), end: Pfn(end) });
         }
     }

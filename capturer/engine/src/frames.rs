@@ -1,10 +1,13 @@
 //! Frames in order: header, chunks, index, second header, commit record.
 //!
-//! One [`Frames`] is shared by all workers behind a mutex. What it does under
-//! that lock is seal, checksum and copy into the device's buffers; compressing
-//! is done before.
+//! One [`Frames`] is shared by all workers behind [`crate::Shared`]. A chunk takes two
+//! steps under that lock: its place is reserved, and, when it is sealed and its turn
+//! has come, it is copied into the device's buffers. Compressing and sealing are done
+//! outside. What needs everything before it to be in its place (a full index, another
+//! extent, texts to be repeated) is done by [`Frames::settle`], when nothing is reserved.
 
 use std::io;
+use std::sync::Arc;
 
 use lifeboat_format::chunk::{self, INDEX_ENTRY_LEN, INDEX_HEAD_LEN, MAX_INDEX_ENTRIES};
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, PageCounts, SourceKind};
@@ -21,6 +24,8 @@ use crate::{EngineError, FrameSink, Scratch, Seal};
 pub const TAIL_RESERVE: u64 = 1 << 20;
 /// Bytes of a text chunk before compression.
 pub(crate) const TEXT_PART: usize = 256 << 10;
+/// Targets and extents that one chunk can pass over before it is given up.
+const MAX_SETTLES: u32 = 4096;
 const INDEX_BUF: usize = INDEX_HEAD_LEN + MAX_INDEX_ENTRIES * INDEX_ENTRY_LEN;
 
 /// What the capturer knows at the end, for the commit record.
@@ -61,9 +66,16 @@ pub(crate) struct Piece {
 /// Writes one dump.
 pub struct Frames<S, C> {
     sink: S,
-    seal: C,
+    seal: Arc<C>,
     dump_id: Id,
+    /// The next number to give.
     seq: u64,
+    /// The number whose turn it is to be appended.
+    turn: u64,
+    /// Bytes of the frames between the two.
+    reserved: u64,
+    /// Whether the lasting texts are to be written again.
+    repeat_due: bool,
     /// Entries not yet in an index chunk, as they will lie on disk behind a head.
     index: Vec<u8>,
     indexed_from: u64,
@@ -86,9 +98,12 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
     pub fn new(sink: S, seal: C, header: &DumpHeader, keys: &[u8; KEY_AREA_LEN]) -> Self {
         Self {
             sink,
-            seal,
+            seal: Arc::new(seal),
             dump_id: header.dump_id,
             seq: 0,
+            turn: 0,
+            reserved: 0,
+            repeat_due: false,
             index: Vec::with_capacity(INDEX_BUF + 16),
             indexed_from: 0,
             last_index: ByteOff(0),
@@ -165,18 +180,46 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
         self.reserve = 0;
     }
 
-    /// Seals and writes one payload. `payload` is the compressed bytes.
-    pub(crate) fn put(&mut self, piece: &Piece, payload: &mut [u8]) -> Result<(), EngineError> {
-        let tag_len = self.seal.cipher().tag_len();
-        let narrow = |n: usize| u32::try_from(n).map_err(|_| EngineError::Seal);
-        let narrow64 = |n: u64| u32::try_from(n).map_err(|_| EngineError::Seal);
-        let stored_len = narrow(payload.len() + tag_len)?;
-        let frame = chunk::frame_len(stored_len);
-        let need = frame.saturating_add(self.reserve);
-        if self.sink.remaining() < need && !self.sink.more(need) {
-            return Err(EngineError::Full);
+    /// What seals; for use outside of the lock.
+    pub(crate) fn sealer(&self) -> Arc<C> {
+        Arc::clone(&self.seal)
+    }
+
+    /// Whether everything that was reserved is in its place.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.turn == self.seq
+    }
+
+    /// Whose turn it is to be appended.
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn
+    }
+
+    /// Bytes of a frame for `payload` bytes, and what must be free for it.
+    fn need(&self, payload: usize) -> Result<(u32, u64, u64), EngineError> {
+        let stored = payload + self.seal.cipher().tag_len();
+        let stored = u32::try_from(stored).map_err(|_| EngineError::Seal)?;
+        let frame = chunk::frame_len(stored);
+        Ok((stored, frame, frame.saturating_add(self.reserve)))
+    }
+
+    /// Takes the next number and place for a payload of `len` bytes. `None` when
+    /// [`Frames::settle`] must come first.
+    ///
+    /// # Errors
+    /// [`EngineError::Seal`] for a payload that no chunk can hold.
+    pub(crate) fn reserve(
+        &mut self,
+        piece: &Piece,
+        len: usize,
+    ) -> Result<Option<ChunkHeader>, EngineError> {
+        let (stored_len, frame, need) = self.need(len)?;
+        let free = self.sink.remaining().saturating_sub(self.reserved);
+        if free < need || self.repeat_due || (piece.kind != ChunkKind::Index && self.is_listed()) {
+            return Ok(None);
         }
-        let mut header = ChunkHeader {
+        let narrow = |n: u64| u32::try_from(n).map_err(|_| EngineError::Seal);
+        let header = ChunkHeader {
             dump_id: self.dump_id,
             seq: self.seq,
             kind: piece.kind,
@@ -186,20 +229,60 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
             layer: piece.layer,
             first: piece.first,
             pages: piece.pages,
-            raw_len: narrow(piece.raw_len)?,
+            raw_len: narrow(piece.raw_len as u64)?,
             stored_len,
-            offset: self.sink.position(),
-            data_pages: narrow64(piece.counts.data)?,
+            offset: ByteOff(self.sink.position().0.saturating_add(self.reserved)),
+            data_pages: narrow(piece.counts.data)?,
             missing_pages: u32::try_from(piece.counts.unreadable).unwrap_or(u32::MAX),
             payload_crc: 0,
         };
-        let tag =
-            self.seal.seal(header.seq, &header.aad(), payload).map_err(|_| EngineError::Seal)?;
         // Used up, whatever becomes of the write: another worker may come after an error,
         // and two payloads under one nonce would give both away.
         self.seq += 1;
-        let tag = tag.as_ref().map_or(&[][..], |t| &t[..]);
-        header.payload_crc = crc_of(payload, tag);
+        self.reserved += frame;
+        Ok(Some(header))
+    }
+
+    /// Whether the index has no room for what is reserved and one more.
+    fn is_listed(&self) -> bool {
+        let listed = self.index.len().saturating_sub(INDEX_HEAD_LEN) / INDEX_ENTRY_LEN;
+        listed as u64 + (self.seq - self.turn) >= MAX_INDEX_ENTRIES as u64
+    }
+
+    /// Makes room for a payload of `len` bytes: writes a full index, the texts that are
+    /// to be repeated, and goes on to another extent. Only when [`Frames::is_settled`].
+    ///
+    /// # Errors
+    /// [`EngineError::Full`], [`EngineError::Sink`], [`EngineError::Seal`].
+    pub(crate) fn settle(&mut self, len: usize) -> Result<(), EngineError> {
+        if self.is_listed() {
+            self.write_index()?;
+        }
+        if std::mem::take(&mut self.repeat_due) {
+            self.write_again()?;
+        }
+        let (_, _, need) = self.need(len)?;
+        if self.sink.remaining() < need && !self.sink.more(need) {
+            return Err(EngineError::Full);
+        }
+        self.repeat_due |= self.sink.moved();
+        Ok(())
+    }
+
+    /// Appends a chunk whose turn it is.
+    ///
+    /// # Errors
+    /// [`EngineError::Sink`].
+    pub(crate) fn append(
+        &mut self,
+        header: &ChunkHeader,
+        piece: &Piece,
+        payload: &[u8],
+        tag: &[u8],
+    ) -> Result<(), EngineError> {
+        let frame = header.frame_len();
+        self.turn += 1;
+        self.reserved = self.reserved.saturating_sub(frame);
         let sink = &mut self.sink;
         let io: io::Result<()> = (|| {
             sink.append(&header.encode())?;
@@ -210,12 +293,33 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
         io.map_err(EngineError::Sink)?;
         self.count(piece, frame);
         if header.kind != ChunkKind::Index {
-            self.index.extend_from_slice(&IndexEntry::of(&header).encode());
-            if self.index.len() >= INDEX_BUF {
-                self.write_index()?;
-            }
+            self.index.extend_from_slice(&IndexEntry::of(header).encode());
         }
-        if self.sink.moved() { self.write_again() } else { Ok(()) }
+        self.repeat_due |= self.sink.moved();
+        Ok(())
+    }
+
+    /// Seals and writes one payload, with nobody beside. `payload` is the compressed bytes.
+    pub(crate) fn put(&mut self, piece: &Piece, payload: &mut [u8]) -> Result<(), EngineError> {
+        let mut tries = 0;
+        let mut header = loop {
+            if let Some(header) = self.reserve(piece, payload.len())? {
+                break header;
+            }
+            // Texts that are repeated on one new device after the other end some time.
+            tries += 1;
+            if tries > MAX_SETTLES {
+                return Err(EngineError::Full);
+            }
+            self.settle(payload.len())?;
+        };
+        let sealed = seal(&*self.seal, &mut header, payload);
+        if sealed.is_err() {
+            self.turn = self.seq;
+            self.reserved = 0;
+        }
+        let tag = sealed?;
+        self.append(&header, piece, payload, tag.as_ref().map_or(&[], |t| &t[..]))
     }
 
     /// Writes the lasting texts again. That there is no room for them is no failure:
@@ -311,7 +415,7 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
     ) -> Result<(), EngineError> {
         let mut at = 0u64;
         for part in bytes.chunks(TEXT_PART) {
-            let (codec, payload) = scratch.pack(part)?;
+            let (codec, payload) = scratch.pack_text(part)?;
             let piece = Piece {
                 kind,
                 codec,
@@ -338,6 +442,9 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
     /// [`EngineError::Sink`], [`EngineError::Seal`], [`EngineError::Full`].
     pub fn finish(&mut self, facts: &CommitFacts) -> Result<CommitRecord, EngineError> {
         self.open_reserve();
+        if std::mem::take(&mut self.repeat_due) {
+            self.write_again()?;
+        }
         self.write_index()?;
         self.sink.pad_to(BLOCK).map_err(EngineError::Sink)?;
         let header_copy = self.sink.position();
@@ -369,6 +476,17 @@ impl<S: FrameSink, C: Seal> Frames<S, C> {
         self.sink.flush().map_err(EngineError::Sink)?;
         Ok(record)
     }
+}
+
+/// Seals `payload` in place and completes its header; gives the tag, if there is one.
+pub(crate) fn seal<C: Seal + ?Sized>(
+    with: &C,
+    header: &mut ChunkHeader,
+    payload: &mut [u8],
+) -> Result<Option<[u8; 16]>, EngineError> {
+    let tag = with.seal(header.seq, &header.aad(), payload).map_err(|_| EngineError::Seal)?;
+    header.payload_crc = crc_of(payload, tag.as_ref().map_or(&[], |t| &t[..]));
+    Ok(tag)
 }
 
 /// CRC-32 over payload and tag, without joining them.

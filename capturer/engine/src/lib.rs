@@ -8,21 +8,27 @@
 //! on the size of the machine.
 //!
 //! Flow: [`Frames::begin`] (header) → [`Frames::text`] (log, notes, meta) →
-//! [`capture`] by any number of workers over a [`Cursor`] (memory, then each
+//! [`capture`] by any number of workers over a [`Cursor`] into [`Shared`] frames (memory, then each
 //! swap device; memory layer by layer if the caller can tell layers) → [`Frames::text`] (trailer) → [`Frames::finish`] (index, second
 //! header, commit record).
 #![forbid(unsafe_code)]
 
 mod cursor;
 mod frames;
+mod pack;
 mod scratch;
+mod shared;
 mod traits;
+mod twins;
 mod worker;
 
 pub use cursor::Cursor;
 pub use frames::{CommitFacts, Frames, TAIL_RESERVE};
+pub use pack::{Compress, MAX_METHODS, Method, Tuner};
 pub use scratch::Scratch;
+pub use shared::Shared;
 pub use traits::{FrameSink, Monitor, PageRead, Place, PlaceRead, ReadFault, Seal, SealFault};
+pub use twins::{Fingerprint, Twins};
 pub use worker::{Input, Job, Worker, capture};
 
 use std::io;

@@ -4,47 +4,76 @@ use std::io;
 
 use lifeboat_format::Codec;
 
-use crate::EngineError;
+use crate::{Compress, EngineError, Method, Tuner};
 
 /// A compressor and the buffer for what comes out of it.
 pub struct Scratch {
-    zstd: Option<zstd::bulk::Compressor<'static>>,
+    pack: Box<dyn Compress + Send>,
+    /// For texts.
+    text: Method,
     out: Vec<u8>,
 }
 
 impl Scratch {
-    /// For payloads of up to `max_raw` bytes, at a zstd level or (`None`) as they are.
-    ///
-    /// # Errors
-    /// [`EngineError::Compress`] when zstd refuses the level or has no memory.
-    pub fn new(level: Option<i32>, max_raw: usize) -> Result<Self, EngineError> {
-        let zstd =
-            level.map(zstd::bulk::Compressor::new).transpose().map_err(EngineError::Compress)?;
-        let mut scratch = Self { zstd, out: vec![0; max_raw.max(4096)] };
-        // zstd makes its tables at the first use of a size: have that behind us.
-        let warm = vec![0u8; max_raw.max(4096)];
-        scratch.pack(&warm)?;
-        Ok(scratch)
+    /// For payloads of up to `max_raw` bytes; texts are packed by `text`.
+    #[must_use]
+    pub fn new(pack: Box<dyn Compress + Send>, text: Method, max_raw: usize) -> Self {
+        Self { pack, text, out: vec![0; max_raw.max(4096)] }
     }
 
-    /// Compresses `raw`; stores it as it is when that would not be larger.
+    /// What texts are packed by.
+    #[must_use]
+    pub fn method(&self) -> Method {
+        self.text
+    }
+
+    /// Packs a text; stores it as it is when that would not be larger.
     ///
     /// # Errors
     /// [`EngineError::Compress`] for a payload longer than promised.
-    pub(crate) fn pack(&mut self, raw: &[u8]) -> Result<(Codec, &mut [u8]), EngineError> {
+    pub(crate) fn pack_text(&mut self, raw: &[u8]) -> Result<(Codec, &mut [u8]), EngineError> {
         let too_long = || EngineError::Compress(io::ErrorKind::InvalidInput.into());
-        if let Some(zstd) = &mut self.zstd {
-            // An error here means that the result would be longer than `raw`.
-            let limit = raw.len().min(self.out.len());
-            let space = self.out.get_mut(..limit).ok_or_else(too_long)?;
-            if let Ok(len) = zstd.compress_to_buffer(raw, space)
-                && len < raw.len()
-            {
-                return Ok((Codec::Zstd, self.out.get_mut(..len).ok_or_else(too_long)?));
-            }
-        }
         let space = self.out.get_mut(..raw.len()).ok_or_else(too_long)?;
+        // Not smaller is no gain: leave one byte less than there are.
+        let limit = raw.len().saturating_sub(1);
+        let packed = space.get_mut(..limit).and_then(|out| self.pack.compress(self.text, raw, out));
+        if let Some(len) = packed {
+            return Ok((self.text.codec(), space.get_mut(..len).ok_or_else(too_long)?));
+        }
         space.copy_from_slice(raw);
         Ok((Codec::Store, space))
+    }
+
+    /// Packs `raw` by the method that `tuner` chooses; where that gains nothing, gives
+    /// `raw` itself.
+    pub(crate) fn pack<'b>(
+        &'b mut self,
+        raw: &'b mut [u8],
+        tuner: &Tuner,
+        nanos: &dyn Fn() -> u64,
+    ) -> (Codec, &'b mut [u8]) {
+        self.sample(raw, tuner, nanos);
+        let index = tuner.choose();
+        let method = tuner.ladder().get(index).copied().unwrap_or(Method::Store);
+        tuner.count(index, raw.len());
+        let limit = raw.len().saturating_sub(1).min(self.out.len());
+        let out = self.out.get_mut(..limit).unwrap_or_default();
+        match self.pack.compress(method, raw, out).and_then(|len| out.get_mut(..len)) {
+            Some(packed) => (method.codec(), packed),
+            None => (Codec::Store, raw),
+        }
+    }
+
+    /// Packs a sample by several methods, for what they cost and save.
+    fn sample(&mut self, raw: &[u8], tuner: &Tuner, nanos: &dyn Fn() -> u64) {
+        let limit = raw.len().saturating_sub(1).min(self.out.len());
+        let out = self.out.get_mut(..limit).unwrap_or_default();
+        let methods = tuner.sample();
+        let skip = methods.start;
+        for (index, method) in tuner.ladder().iter().enumerate().take(methods.end).skip(skip) {
+            let start = nanos();
+            let len = self.pack.compress(*method, raw, out).unwrap_or(raw.len());
+            tuner.learn(index, raw.len(), len, nanos().saturating_sub(start));
+        }
     }
 }

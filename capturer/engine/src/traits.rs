@@ -97,6 +97,11 @@ pub trait FrameSink {
     fn part(&self) -> u8 {
         0
     }
+    /// Buffers that hold bytes on their way to the device, and all buffers: a cheap hint
+    /// at how far the device is behind. All free says that it is not, or cannot be known.
+    fn busy(&self) -> (usize, usize) {
+        (0, 1)
+    }
 }
 
 /// What becomes of a page.
@@ -125,4 +130,9 @@ impl<T: PlaceRead + ?Sized> PlaceRead for Box<T> {
 pub trait Monitor: Sync {
     /// Called after every few pages with how many were done; false stops the capture.
     fn tick(&self, pages: u64) -> bool;
+    /// Nanoseconds of a clock that goes on; only differences matter, and of them only
+    /// ratios. Without a clock 0.
+    fn nanos(&self) -> u64 {
+        0
+    }
 }

@@ -1,15 +1,13 @@
 //! One compressing worker: read a batch, classify its pages, fill a chunk, pack it.
 
-use std::sync::Mutex;
-
 use lifeboat_format::chunk::{MAX_CHUNK_PAGES, MAX_RUNS, RUN_LEN};
 use lifeboat_format::commit::PageCounts;
 use lifeboat_format::{ChunkKind, Layer, PAGE, PageClass, PageRange, Pfn, Run};
 
 use crate::frames::{Piece, TEXT_PART};
 use crate::{
-    Cursor, EngineError, FrameSink, Frames, Monitor, PageRead, Place, PlaceRead, ReadFault,
-    Scratch, Seal,
+    Compress, Cursor, EngineError, Fingerprint, FrameSink, Method, Monitor, PageRead, Place,
+    PlaceRead, ReadFault, Scratch, Seal, Shared, Tuner, Twins,
 };
 
 /// Pages read at a time.
@@ -34,6 +32,10 @@ pub struct Job<'a> {
     pub cursor: &'a Cursor<'a>,
     /// Time.
     pub monitor: &'a dyn Monitor,
+    /// Chooses how chunks are packed.
+    pub tuner: &'a Tuner,
+    /// Pages that were stored already, if identical ones are to be stored once.
+    pub twins: Option<&'a Twins>,
 }
 
 /// What a job does with a page.
@@ -67,8 +69,12 @@ pub struct Worker {
     /// Where the data starts in `buf`.
     origin: usize,
     runs: Vec<Run>,
+    /// Entries of the run table that `runs` take.
+    entries: usize,
     data: usize,
     capacity: usize,
+    /// Prints pages to find twins; without it there are none.
+    prints: Option<Box<dyn Fingerprint + Send>>,
     first: u64,
     counts: PageCounts,
     /// Pages of other layers within the chunk.
@@ -84,27 +90,43 @@ pub struct Input<'r> {
 }
 
 impl Worker {
-    /// A worker for chunks of up to `chunk_pages` data pages, at a zstd level or none.
-    ///
-    /// # Errors
-    /// [`EngineError::Compress`].
-    pub fn new(level: Option<i32>, chunk_pages: u32) -> Result<Self, EngineError> {
-        let capacity = (chunk_pages.clamp(1, MAX_CHUNK_PAGES) as usize).max(BATCH);
+    /// A worker for chunks of up to `chunk_pages` data pages. `pack` must take payloads of
+    /// [`Worker::max_raw`] bytes; texts are packed by the method `text`.
+    #[must_use]
+    pub fn new(pack: Box<dyn Compress + Send>, text: Method, chunk_pages: u32) -> Self {
+        let capacity = Self::capacity(chunk_pages);
         let raw = HEAD + capacity * PAGE;
         let buf = vec![0; raw + PAGE];
         // The vector never grows, so its address stays.
         let origin = HEAD + buf.as_ptr().wrapping_add(HEAD).align_offset(PAGE);
-        Ok(Self {
-            scratch: Scratch::new(level, raw.max(TEXT_PART))?,
+        Self {
+            scratch: Scratch::new(pack, text, Self::max_raw(chunk_pages)),
             buf,
             origin,
             runs: Vec::with_capacity(MAX_RUNS),
+            entries: 0,
             data: 0,
             capacity,
+            prints: None,
             first: 0,
             counts: PageCounts::default(),
             elsewhere: 0,
-        })
+        }
+    }
+
+    fn capacity(chunk_pages: u32) -> usize {
+        (chunk_pages.clamp(1, MAX_CHUNK_PAGES) as usize).max(BATCH)
+    }
+
+    /// The longest payload that a worker with such chunks packs, in bytes.
+    #[must_use]
+    pub fn max_raw(chunk_pages: u32) -> usize {
+        (HEAD + Self::capacity(chunk_pages) * PAGE).max(TEXT_PART)
+    }
+
+    /// Looks for pages that are the same as one before, in jobs with [`Job::twins`].
+    pub fn look_for_twins(&mut self, prints: Box<dyn Fingerprint + Send>) {
+        self.prints = Some(prints);
     }
 
     /// The compressor, for text chunks before and after the pages.
@@ -112,13 +134,9 @@ impl Worker {
         &mut self.scratch
     }
 
-    fn pages(&self) -> u64 {
-        self.counts.seen() + self.elsewhere
-    }
-
     /// Whether another batch could overflow the chunk.
     fn is_full(&self) -> bool {
-        self.data + BATCH > self.capacity || self.runs.len() + BATCH > MAX_RUNS
+        self.data + BATCH > self.capacity || self.entries + 2 * BATCH > MAX_RUNS
     }
 
     fn push(&mut self, class: PageClass) {
@@ -127,11 +145,21 @@ impl Worker {
             PageClass::Zero => self.counts.zero += 1,
             PageClass::Unreadable => self.counts.unreadable += 1,
             PageClass::Excluded => self.counts.excluded += 1,
+            PageClass::Fill(_) => self.counts.fill += 1,
+            PageClass::Same(_) => self.counts.same += 1,
             PageClass::Elsewhere => self.elsewhere += 1,
         }
+        self.extend(class, 1);
+    }
+
+    /// Makes the last run longer, or begins one.
+    fn extend(&mut self, class: PageClass, pages: u64) {
         match self.runs.last_mut() {
-            Some(run) if run.class == class => run.count += 1,
-            _ => self.runs.push(Run { class, count: 1 }),
+            Some(run) if run.class.ahead(run.count) == class => run.count += pages,
+            _ => {
+                self.runs.push(Run { class, count: pages });
+                self.entries += class.entries();
+            }
         }
     }
 
@@ -142,16 +170,14 @@ impl Worker {
             return;
         }
         self.elsewhere += pages;
-        match self.runs.last_mut() {
-            Some(run) if run.class == PageClass::Elsewhere => run.count += pages,
-            _ => self.runs.push(Run { class: PageClass::Elsewhere, count: pages }),
-        }
+        self.extend(PageClass::Elsewhere, pages);
     }
 
     /// Nor does it end with them.
     fn trim(&mut self) {
         if let Some(run) = self.runs.pop_if(|r| r.class == PageClass::Elsewhere) {
             self.elsewhere -= run.count;
+            self.entries -= run.class.entries();
         }
     }
 
@@ -164,7 +190,7 @@ impl Worker {
         pages: usize,
     ) -> Result<(), ReadFault> {
         let Some(reader) = input.places.as_mut() else {
-            return self.take(input.pages, first, pages);
+            return self.take(job, input.pages, first, pages);
         };
         let mut places = [Place::Out; BATCH];
         let places = places.get_mut(..pages).unwrap_or_default();
@@ -172,7 +198,7 @@ impl Worker {
         let mut at = first.0;
         for run in places.chunk_by(|a, b| job.fate(*a) == job.fate(*b)) {
             match run.first().map(|place| job.fate(*place)) {
-                Some(Fate::Taken) => self.take(input.pages, Pfn(at), run.len())?,
+                Some(Fate::Taken) => self.take(job, input.pages, Pfn(at), run.len())?,
                 Some(Fate::Told) => run.iter().for_each(|_| self.push(PageClass::Excluded)),
                 _ => self.pass(run.len() as u64),
             }
@@ -184,6 +210,7 @@ impl Worker {
     /// Reads and classifies `pages` (at most BATCH) from `first`.
     fn take(
         &mut self,
+        job: &Job<'_>,
         reader: &mut dyn PageRead,
         first: Pfn,
         pages: usize,
@@ -201,10 +228,10 @@ impl Worker {
             let page = self.buf.get(from..from + PAGE).unwrap_or_default();
             let class = if *bad {
                 PageClass::Unreadable
-            } else if is_zero(page) {
-                PageClass::Zero
+            } else if let Some(word) = only_word(page) {
+                if word == 0 { PageClass::Zero } else { PageClass::Fill(word) }
             } else {
-                PageClass::Data
+                twin(job, self.prints.as_deref_mut(), page, Pfn(first.0 + index as u64))
             };
             if class == PageClass::Data {
                 let to = self.origin + self.data * PAGE;
@@ -222,25 +249,26 @@ impl Worker {
     fn emit<S: FrameSink, C: Seal>(
         &mut self,
         job: &Job<'_>,
-        frames: &Mutex<Frames<S, C>>,
+        frames: &Shared<S, C>,
     ) -> Result<(), EngineError> {
         self.trim();
         if self.runs.is_empty() {
             return Ok(());
         }
-        let table = 4 + self.runs.len() * RUN_LEN;
+        let table = 4 + self.entries * RUN_LEN;
         let start = self.origin - table;
         let end = self.origin + self.data * PAGE;
-        let count = u32::try_from(self.runs.len()).map_err(|_| EngineError::Seal)?;
+        let count = u32::try_from(self.entries).map_err(|_| EngineError::Seal)?;
         let head = self.buf.get_mut(start..self.origin).unwrap_or_default();
-        let bytes =
-            count.to_le_bytes().into_iter().chain(self.runs.iter().flat_map(|r| r.encode()));
-        for (to, from) in head.iter_mut().zip(bytes) {
+        let runs = self.runs.iter().flat_map(|r| {
+            r.encode().into_iter().chain(r.class.word().into_iter().flat_map(u64::to_le_bytes))
+        });
+        for (to, from) in head.iter_mut().zip(count.to_le_bytes().into_iter().chain(runs)) {
             *to = from;
         }
-        let raw = self.buf.get(start..end).unwrap_or_default();
-        let pages = self.pages();
-        let (codec, payload) = self.scratch.pack(raw)?;
+        let raw = self.buf.get_mut(start..end).unwrap_or_default();
+        let pages = self.counts.seen() + self.elsewhere;
+        let (codec, payload) = self.scratch.pack(raw, job.tuner, &|| job.monitor.nanos());
         let piece = Piece {
             kind: job.kind,
             codec,
@@ -251,13 +279,14 @@ impl Worker {
             counts: self.counts,
             pages,
         };
-        frames.lock().map_err(|_| EngineError::Poisoned)?.put(&piece, payload)?;
+        frames.put(&piece, payload, job.tuner)?;
         self.clear();
         Ok(())
     }
 
     fn clear(&mut self) {
         self.runs.clear();
+        self.entries = 0;
         self.data = 0;
         self.counts = PageCounts::default();
         self.elsewhere = 0;
@@ -268,10 +297,8 @@ impl Worker {
         job: &Job<'_>,
         span: PageRange,
         input: &mut Input<'_>,
-        frames: &Mutex<Frames<S, C>>,
+        frames: &Shared<S, C>,
     ) -> Result<(), EngineError> {
-        self.clear();
-        self.first = span.start.0;
         let mut at = span.start.0;
         while at < span.end.0 {
             if self.is_full() {
@@ -290,7 +317,7 @@ impl Worker {
                 return Err(EngineError::Stopped);
             }
         }
-        self.emit(job, frames)
+        Ok(())
     }
 }
 
@@ -302,20 +329,50 @@ pub fn capture<S: FrameSink, C: Seal>(
     worker: &mut Worker,
     job: &Job<'_>,
     input: &mut Input<'_>,
-    frames: &Mutex<Frames<S, C>>,
+    frames: &Shared<S, C>,
 ) -> Result<(), EngineError> {
+    worker.clear();
+    let mut end = None;
     while let Some(span) = job.cursor.next() {
+        // Where one span begins at the end of the last, the chunk goes on.
+        if end != Some(span.start) {
+            worker.emit(job, frames)?;
+            worker.first = span.start.0;
+        }
         worker.span(job, span, input, frames)?;
+        end = Some(span.end);
     }
-    Ok(())
+    worker.emit(job, frames)
 }
 
-/// Whether a page is all zero; most are not and differ in the first word or two.
-fn is_zero(page: &[u8]) -> bool {
-    let (blocks, rest) = page.as_chunks::<64>();
-    rest.iter().all(|b| *b == 0)
-        && blocks.iter().all(|block| {
-            let (words, _) = block.as_chunks::<8>();
-            words.iter().fold(0, |acc, w| acc | u64::from_ne_bytes(*w)) == 0
-        })
+/// What a page with contents is: stored, or the same as one that was.
+fn twin(
+    job: &Job<'_>,
+    prints: Option<&mut (dyn Fingerprint + Send + 'static)>,
+    page: &[u8],
+    pfn: Pfn,
+) -> PageClass {
+    let (Some(twins), Some(prints)) = (job.twins, prints) else { return PageClass::Data };
+    let print = prints.print(page);
+    let known = match job.kind {
+        ChunkKind::Memory => twins.meet(print, pfn),
+        // Only memory pages can be named as a source.
+        _ => twins.find(print),
+    };
+    known.map_or(PageClass::Data, PageClass::Same)
+}
+
+/// The word that a page repeats all over; most pages differ in the first few.
+fn only_word(page: &[u8]) -> Option<u64> {
+    let (words, rest) = page.as_chunks::<8>();
+    let first = words.first()?;
+    let (blocks, tail) = words.as_chunks::<8>();
+    let word = u64::from_ne_bytes(*first);
+    let differ = |words: &[[u8; 8]]| {
+        words.iter().fold(0, |acc, w| acc | (u64::from_ne_bytes(*w) ^ word)) != 0
+    };
+    if !rest.is_empty() || blocks.iter().any(|b| differ(b)) || differ(tail) {
+        return None;
+    }
+    Some(u64::from_le_bytes(*first))
 }

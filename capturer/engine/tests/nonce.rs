@@ -4,13 +4,21 @@
 use std::io;
 use std::sync::Mutex;
 
-use lifeboat_engine::{EngineError, FrameSink, Frames, Scratch, Seal, SealFault};
+use lifeboat_engine::{Compress, EngineError, FrameSink, Frames, Method, Scratch, Seal, SealFault};
 use lifeboat_format::header::KEY_AREA_LEN;
 use lifeboat_format::{
     ByteOff, ChunkKind, Cipher, CommitRecord, DumpHeader, FORMAT_VERSION, text_field,
 };
 
 /// Remembers the numbers that it was given.
+/// Packs nothing: payloads are stored.
+struct Nothing;
+impl Compress for Nothing {
+    fn compress(&mut self, _: Method, _: &[u8], _: &mut [u8]) -> Option<usize> {
+        None
+    }
+}
+
 struct Numbers<'a>(&'a Mutex<Vec<u64>>);
 
 impl Seal for Numbers<'_> {
@@ -80,7 +88,7 @@ fn a_failed_write_does_not_lend_its_number_to_another_chunk() {
         let used = Mutex::new(Vec::new());
         let sink = Faulty { writes: 0, fails, pos: 0 };
         let mut frames = Frames::new(sink, Numbers(&used), &header, &[0; KEY_AREA_LEN]);
-        let mut scratch = Scratch::new(None, 1 << 20).unwrap();
+        let mut scratch = Scratch::new(Box::new(Nothing), Method::Store, 1 << 20);
         frames.begin().unwrap();
         let first = frames.text(ChunkKind::Log, b"one", &mut scratch);
         assert!(matches!(first, Err(EngineError::Sink(_))), "write {fails}: {first:?}");

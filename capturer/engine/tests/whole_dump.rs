@@ -13,15 +13,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lifeboat_crypt::{DataKey, Opener, Sealer};
 use lifeboat_engine::{
-    CommitFacts, Cursor, EngineError, Frames, Input, Job, Monitor, PageRead, Place, PlaceRead,
-    ReadFault, Worker, capture,
+    CommitFacts, Cursor, EngineError, Fingerprint, Frames, Input, Job, Method, Monitor, PageRead,
+    Place, PlaceRead, ReadFault, Shared, Tuner, Twins, Worker, capture,
 };
-use lifeboat_format::bootcfg::Policy;
+use lifeboat_format::bootcfg::{Ladder, Policy};
 use lifeboat_format::chunk::PagePayload;
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::{HEADER_LEN, KEY_AREA_LEN};
@@ -33,9 +32,14 @@ use lifeboat_sink::{BlockDev, Candidate, Chain, Event, FileDev, Head, Host, Plac
 use lifeboat_sys::{QueueMode, WriteQueue};
 use proptest::prelude::*;
 
-#[path = "../../../initramfs/init/src/join.rs"]
-mod join;
 use join::{CryptSeal, Disk};
+use lifeboat_join as join;
+
+/// A worker that packs by a zstd level, or stores.
+fn worker(level: Option<i32>, chunk_pages: u32) -> Worker {
+    let ladder = Ladder::new(&[level.map_or(Method::Store, Method::Zstd)]).unwrap();
+    join::worker(&ladder, chunk_pages).unwrap()
+}
 
 /// What a page of the pretended machine holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,13 +47,15 @@ enum Page {
     Zero,
     Text(u64),
     Noise(u64),
+    Word(u64),
     Bad,
 }
 
 fn page_of(seed: u64, pfn: u64) -> Page {
     let x = (pfn ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
     match x % 16 {
-        0..=5 => Page::Zero,
+        0..=4 => Page::Zero,
+        5 => Page::Word(x | 1),
         6 if x.is_multiple_of(5) => Page::Bad,
         6..=9 => Page::Noise(x),
         // Long zero stretches too.
@@ -64,6 +70,11 @@ fn fill(page: Page, out: &mut [u8]) {
         Page::Text(x) => {
             for (i, b) in out.iter_mut().enumerate() {
                 *b = b"certain consistent complete safe"[(i + x as usize) % 32];
+            }
+        }
+        Page::Word(x) => {
+            for word in out.chunks_mut(8) {
+                word.copy_from_slice(&x.to_le_bytes());
             }
         }
         Page::Noise(x) => {
@@ -190,6 +201,30 @@ struct Setup {
     mode: QueueMode,
     encrypt: bool,
     layers: bool,
+    /// Choose among all methods instead of `level`.
+    adapt: bool,
+    dedup: bool,
+}
+
+impl Setup {
+    fn ladder(&self) -> Ladder {
+        match self.level {
+            _ if self.adapt => Ladder::default(),
+            Some(level) => Ladder::new(&[Method::Zstd(level)]).unwrap(),
+            None => Ladder::new(&[Method::Store]).unwrap(),
+        }
+    }
+}
+
+struct Prints;
+impl Fingerprint for Prints {
+    fn print(&mut self, page: &[u8]) -> u128 {
+        // A test can look at all of the page.
+        let hash = |seed: u64| {
+            page.iter().fold(seed, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+        };
+        (u128::from(hash(7)) << 64) | u128::from(hash(9))
+    }
 }
 
 struct Taken {
@@ -213,20 +248,22 @@ fn take(setup: &Setup) -> Taken {
     let start = 1 << 20;
     let mut frames = Frames::new(disk, CryptSeal(Sealer::new(key.as_ref())), &header, &keys);
     frames.begin().unwrap();
-    let mut workers: Vec<Worker> =
-        (0..setup.workers).map(|_| Worker::new(setup.level, setup.chunk_pages).unwrap()).collect();
+    let mut workers: Vec<Worker> = (0..setup.workers).map(|_| crew(setup)).collect();
     frames
         .text(ChunkKind::Log, &b"a line of the log\n".repeat(40_000), workers[0].scratch())
         .unwrap();
     frames.checkpoint().unwrap();
     head_is_durable(&dev, start, frames.position().0);
-    let frames = Mutex::new(frames);
+    let frames = Shared::new(frames);
     let ticks = Ticks(AtomicU64::new(setup.ticks));
+    let tuner = Tuner::new(setup.ladder().methods());
+    let twins = Twins::new(256 << 10).filter(|_| setup.dedup);
     let layers = if setup.layers { &Layer::BY_WORTH[..] } else { &[Layer::Address] };
     let mut stop = None;
     for layer in layers {
         if stop.is_none() {
-            stop = run_layer(setup, *layer, &mut workers, &frames, &ticks);
+            stop =
+                run_layer(setup, *layer, &mut workers, &frames, (&ticks, &tuner, twins.as_ref()));
         }
     }
     assert!(stop.as_ref().is_none_or(EngineError::can_commit), "{stop:?}");
@@ -259,13 +296,22 @@ fn run_layer(
     setup: &Setup,
     layer: Layer,
     workers: &mut [Worker],
-    frames: &Mutex<Frames<Disk<FileDev, Target>, CryptSeal>>,
-    ticks: &Ticks,
+    frames: &Shared<Disk<FileDev, Target>, CryptSeal>,
+    (ticks, tuner, twins): (&Ticks, &Tuner, Option<&Twins>),
 ) -> Option<EngineError> {
     let cursor = Cursor::new(&setup.ranges);
     let (kind, name) = (ChunkKind::Memory, "memory");
-    let job =
-        Job { kind, device: 0, layer, tells_out: false, name, cursor: &cursor, monitor: ticks };
+    let job = Job {
+        kind,
+        device: 0,
+        layer,
+        tells_out: false,
+        name,
+        cursor: &cursor,
+        monitor: ticks,
+        tuner,
+        twins,
+    };
     let results: Vec<_> = std::thread::scope(|scope| {
         let handles: Vec<_> = workers
             .iter_mut()
@@ -322,14 +368,14 @@ fn read_back(taken: &Taken) -> (Pages, Texts) {
         let plain = match chunk.codec {
             Codec::Store => stored,
             Codec::Zstd => zstd::bulk::decompress(&stored, chunk.raw_len as usize).unwrap(),
-            Codec::Lz4 => unreachable!("never written"),
+            Codec::Lz4 => lz4_flex::block::decompress(&stored, chunk.raw_len as usize).unwrap(),
         };
         assert_eq!(plain.len(), chunk.raw_len as usize);
         if chunk.kind.is_pages() {
             let payload = PagePayload::parse(&plain, &chunk).unwrap();
             let (mut pfn, mut data) = (chunk.first.0, payload.data().chunks(PAGE));
             for run in payload.runs() {
-                for _ in 0..run.count {
+                for n in 0..run.count {
                     if run.class == PageClass::Elsewhere {
                         pfn += 1;
                         continue;
@@ -338,7 +384,8 @@ fn read_back(taken: &Taken) -> (Pages, Texts) {
                         PageClass::Data => data.next().unwrap().to_vec(),
                         _ => Vec::new(),
                     };
-                    assert!(pages.insert(pfn, (run.class, content)).is_none(), "page twice");
+                    let class = run.class.ahead(n);
+                    assert!(pages.insert(pfn, (class, content)).is_none(), "page twice");
                     pfn += 1;
                 }
             }
@@ -369,6 +416,8 @@ fn read_back(taken: &Taken) -> (Pages, Texts) {
 }
 
 fn check_pages(setup: &Setup, pages: &BTreeMap<u64, (PageClass, Vec<u8>)>) {
+    let asked: u64 = setup.ranges.iter().map(|r| r.pages()).sum();
+    let whole = pages.len() as u64 == asked;
     let mut want = vec![0u8; PAGE];
     for (pfn, (class, content)) in pages {
         let kind = page_of(setup.seed, *pfn);
@@ -377,6 +426,18 @@ fn check_pages(setup: &Setup, pages: &BTreeMap<u64, (PageClass, Vec<u8>)>) {
             PageClass::Data => assert_eq!(*content, want, "pfn {pfn}"),
             PageClass::Zero => assert_eq!(kind, Page::Zero, "pfn {pfn}"),
             PageClass::Unreadable => assert_eq!(kind, Page::Bad, "pfn {pfn}"),
+            PageClass::Fill(word) => {
+                assert!(want.as_chunks().0.iter().all(|w| *w == word.to_le_bytes()), "pfn {pfn}");
+            }
+            PageClass::Same(source) => {
+                // Of a dump that was cut short the source may be missing, never false.
+                let found = pages.get(&source.0).filter(|_| *source != Pfn(*pfn));
+                if let Some((class, content)) = found {
+                    assert_eq!((*class, content), (PageClass::Data, &want), "pfn {pfn}");
+                } else {
+                    assert!(!whole, "pfn {pfn}: its source {source:?} is not there");
+                }
+            }
             PageClass::Excluded | PageClass::Elsewhere => panic!("nothing was to be left out"),
         }
     }
@@ -399,7 +460,50 @@ fn standard(seed: u64) -> Setup {
         mode: QueueMode::Uring,
         encrypt: true,
         layers: false,
+        adapt: false,
+        dedup: false,
     }
+}
+
+fn crew(setup: &Setup) -> Worker {
+    let mut worker = join::worker(&setup.ladder(), setup.chunk_pages).unwrap();
+    if setup.dedup {
+        worker.look_for_twins(Box::new(Prints));
+    }
+    worker
+}
+
+/// Pages of one text come many times, on both sides of a layer's border too: each is
+/// stored once, as far as the table reaches, and names a page that is stored.
+#[test]
+fn identical_pages_are_stored_once() {
+    for layers in [false, true] {
+        let plain = take(&Setup { layers, workers: 1, ..standard(8) });
+        for workers in [1, 3] {
+            let setup = Setup { layers, dedup: true, workers, ..standard(8) };
+            let taken = take(&setup);
+            let (pages, _) = read_back(&taken);
+            check_pages(&setup, &pages);
+            let (old, new) = (plain.record.memory, taken.record.memory);
+            assert_eq!(old.data, new.data + new.same);
+            assert_eq!((old.zero, old.fill), (new.zero, new.fill));
+            let texts = pages.iter().filter(|(p, (class, _))| {
+                *class == PageClass::Data && matches!(page_of(8, **p), Page::Text(_))
+            });
+            assert_eq!(texts.count(), 12, "there are 12 texts");
+            assert!(new.fill > 100 && new.same > 1000, "{new:?}");
+        }
+    }
+}
+
+/// What is chosen by the machine's speed is read back whatever was chosen.
+#[test]
+fn a_ladder_of_methods_comes_back() {
+    let setup = Setup { adapt: true, ..standard(9) };
+    let taken = take(&setup);
+    let (pages, _) = read_back(&taken);
+    check_pages(&setup, &pages);
+    assert_eq!(taken.record.memory.seen(), pages.len() as u64);
 }
 
 #[test]
@@ -518,7 +622,7 @@ fn zero_pages_cost_next_to_nothing() {
     });
     let mut frames = Frames::new(disk, CryptSeal(Sealer::new(Some(&key))), &header, &keys);
     frames.begin().unwrap();
-    let frames = Mutex::new(frames);
+    let frames = Shared::new(frames);
     let cursor = Cursor::new(&ranges);
     let ticks = Ticks(AtomicU64::new(u64::MAX));
     let job = Job {
@@ -529,10 +633,12 @@ fn zero_pages_cost_next_to_nothing() {
         name: "memory",
         cursor: &cursor,
         monitor: &ticks,
+        tuner: &Tuner::new(&[Method::Zstd(1)]),
+        twins: None,
     };
     let mut input = Input { pages: &mut Nothing, places: None };
-    capture(&mut Worker::new(Some(1), 64).unwrap(), &job, &mut input, &frames).unwrap();
-    let (memory, _) = frames.lock().unwrap().counts();
+    capture(&mut worker(Some(1), 64), &job, &mut input, &frames).unwrap();
+    let (memory, _) = frames.with(|f| f.counts()).unwrap();
     assert_eq!((memory.zero, memory.data), (1 << 18, 0));
     assert!(memory.stored_bytes <= 32 * 512, "1 GiB of zeros took {} bytes", memory.stored_bytes);
 }
@@ -547,6 +653,8 @@ proptest! {
         chunk_pages in 1u32..200,
         level in proptest::option::of(-3i32..3),
         layers in any::<bool>(),
+        adapt in any::<bool>(),
+        dedup in any::<bool>(),
     ) {
         let mut at = 0;
         let mut ranges = Vec::new();
@@ -554,7 +662,8 @@ proptest! {
             ranges.push(PageRange::new(at + pair[0], at + pair[0] + pair[1]));
             at += pair[0] + pair[1];
         }
-        let setup = Setup { ranges, workers, chunk_pages, level, layers, ..standard(seed) };
+        let more = Setup { adapt, dedup, ..standard(seed) };
+        let setup = Setup { ranges, workers, chunk_pages, level, layers, ..more };
         let taken = take(&setup);
         prop_assert_eq!(&taken.stop, &None);
         let (pages, _) = read_back(&taken);

@@ -12,11 +12,13 @@
 //! bytes before it, as 8 hexadecimal digits. Unknown keys are refused: an image
 //! that does not understand its orders must not guess. All space is fixed.
 
+mod codec;
 mod selector;
 mod values;
 
 use heapless::{String, Vec};
 
+pub use codec::{LEVELS, Ladder, MAX_METHODS, Method};
 pub use selector::{SELECTOR_LEN, Selector};
 pub use values::TextSink;
 use values::{
@@ -38,6 +40,11 @@ pub const RECIPIENT_LEN: usize = 1536;
 pub const MAX_ESCROW: usize = 4096;
 /// Most recipients of a one-boot identity.
 pub const MAX_ESCROW_RECIPIENTS: usize = 8;
+
+/// Default of the table of pages that were stored already, in KiB: some 170,000 pages.
+pub const DEDUP_KIB: u32 = 4096;
+/// The largest such table, in KiB.
+pub const MAX_DEDUP_KIB: u32 = 1 << 20;
 
 /// What the machine does when PID 1 has finished, or could not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -173,8 +180,11 @@ pub struct BootConfig {
     pub policy: Policy,
     /// In which order memory is captured.
     pub order: Order,
-    /// Compression: `None` stores pages as they are, otherwise the zstd level.
-    pub zstd_level: Option<i32>,
+    /// How chunks are packed.
+    pub codec: Ladder,
+    /// Memory for the table of pages that were stored already, in KiB; 0 stores
+    /// identical pages every time.
+    pub dedup_kib: u32,
     /// Data pages in a chunk.
     pub chunk_pages: u32,
     /// Compressing threads; 0 means one a CPU.
@@ -215,7 +225,8 @@ impl Default for BootConfig {
             targets: Vec::new(),
             policy: Policy::KeepFirst,
             order: Order::Worth,
-            zstd_level: Some(1),
+            codec: Ladder::default(),
+            dedup_kib: DEDUP_KIB,
             chunk_pages: 64,
             workers: 0,
             encrypt: true,
@@ -274,10 +285,8 @@ impl BootConfig {
         }
         writeln!(out, "policy {}", self.policy.name())?;
         writeln!(out, "order {}", if self.order == Order::Worth { "worth" } else { "address" })?;
-        match self.zstd_level {
-            None => writeln!(out, "codec store")?,
-            Some(level) => writeln!(out, "codec zstd {level}")?,
-        }
+        writeln!(out, "codec {}", self.codec)?;
+        writeln!(out, "dedup {}", self.dedup_kib)?;
         writeln!(out, "chunk-pages {}", self.chunk_pages)?;
         writeln!(out, "workers {}", self.workers)?;
         writeln!(out, "encrypt {}", if self.encrypt { "age" } else { "none" })?;
@@ -363,15 +372,8 @@ impl BootConfig {
             }
             "policy" => self.policy = policy(value)?,
             "order" => self.order = order(value)?,
-            "codec" => {
-                self.zstd_level = match value.split_once(' ') {
-                    None if value == "store" => None,
-                    Some(("zstd", level)) => {
-                        Some(level.parse().map_err(|_| "zstd level is not a number")?)
-                    }
-                    _ => return Err("codec is `store` or `zstd LEVEL`"),
-                }
-            }
+            "codec" => self.codec = Ladder::parse(value)?,
+            "dedup" => self.dedup_kib = number(value)?,
             "chunk-pages" => self.chunk_pages = number(value)?,
             "workers" => self.workers = number(value)?,
             "encrypt" => {
@@ -469,8 +471,8 @@ impl BootConfig {
         if self.deadline_s == 0 || self.device_wait_s >= self.deadline_s {
             return Err("device-wait must be shorter than deadline, and deadline not 0");
         }
-        if self.zstd_level.is_some_and(|l| !(-50..=19).contains(&l)) {
-            return Err("zstd level is from -50 to 19");
+        if self.dedup_kib > MAX_DEDUP_KIB {
+            return Err("dedup is at most 1048576 KiB");
         }
         if self.workers > 64 {
             return Err("workers is at most 64");

@@ -22,13 +22,13 @@ pub const HEADER_LEN: usize = 96;
 pub const AAD_LEN: usize = 80;
 /// Most data pages in a chunk (4 MiB).
 pub const MAX_CHUNK_PAGES: u32 = 1024;
-/// Most runs in a page chunk.
+/// Most entries of a page chunk's run table.
 pub const MAX_RUNS: usize = 4096;
 /// Largest payload before compression, in bytes.
 pub const MAX_RAW: usize = MAX_CHUNK_PAGES as usize * PAGE + 4 + MAX_RUNS * RUN_LEN;
 /// Largest payload as stored: compression may add a little to what it cannot shrink.
 pub const MAX_STORED: usize = MAX_RAW + MAX_RAW / 128 + 1024;
-/// Bytes of a run.
+/// Bytes of an entry of the run table.
 pub const RUN_LEN: usize = 8;
 /// Bytes of an index entry.
 pub const INDEX_ENTRY_LEN: usize = 32;
@@ -158,18 +158,63 @@ pub enum Codec {
 
 /// What a run of pages is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
 pub enum PageClass {
     /// Contents follow the run table.
-    Data = 0,
+    Data,
     /// All zero, read as such from the machine.
-    Zero = 1,
+    Zero,
     /// Could not be read; never shown as zeros.
-    Unreadable = 2,
+    Unreadable,
     /// Left out because the profile asked for it.
-    Excluded = 3,
+    Excluded,
     /// Of another layer: a chunk of that layer holds it, or it was not reached.
-    Elsewhere = 4,
+    Elsewhere,
+    /// One 8-byte word (little-endian), over and over. Since version 3.
+    Fill(u64),
+    /// The same contents as the memory page here, which is [`PageClass::Data`] in some
+    /// memory chunk; the next page of the run equals the one behind it. Since version 3.
+    Same(Pfn),
+}
+
+impl PageClass {
+    /// The class's number on disk.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Data => 0,
+            Self::Zero => 1,
+            Self::Unreadable => 2,
+            Self::Excluded => 3,
+            Self::Elsewhere => 4,
+            Self::Fill(_) => 5,
+            Self::Same(_) => 6,
+        }
+    }
+
+    /// The word behind the run, in the classes that have one.
+    #[must_use]
+    pub const fn word(self) -> Option<u64> {
+        match self {
+            Self::Fill(word) => Some(word),
+            Self::Same(source) => Some(source.0),
+            _ => None,
+        }
+    }
+
+    /// What the page `pages` behind a page of this class is in the same run.
+    #[must_use]
+    pub const fn ahead(self, pages: u64) -> Self {
+        match self {
+            Self::Same(source) => Self::Same(Pfn(source.0.saturating_add(pages))),
+            other => other,
+        }
+    }
+
+    /// 8-byte entries of the run table that a run of this class takes.
+    #[must_use]
+    pub const fn entries(self) -> usize {
+        if self.word().is_some() { 2 } else { 1 }
+    }
 }
 
 /// Consecutive pages of one class.
@@ -183,33 +228,54 @@ pub struct Run {
 
 const COUNT_MASK: u64 = (1 << 56) - 1;
 
+/// Page numbers end here: every reader shifts them into bytes.
+const PFN_END: u64 = 1 << 52;
+
 impl Run {
-    /// On disk: class in the top byte, count in the other 56 bits.
+    /// The run's entry: class in the top byte, count in the other 56 bits. A class with
+    /// a [`PageClass::word`] has that as a second entry behind it.
     #[must_use]
     pub fn encode(self) -> [u8; RUN_LEN] {
-        (((self.class as u64) << 56) | (self.count & COUNT_MASK)).to_le_bytes()
+        ((u64::from(self.class.number()) << 56) | (self.count & COUNT_MASK)).to_le_bytes()
     }
 
-    /// Reads a run.
+    /// Reads a run at the start of `entries`; gives it and the entries behind it.
     ///
     /// # Errors
-    /// [`FormatError::Field`] for an unknown class or a count of zero.
-    pub fn decode(bytes: [u8; RUN_LEN]) -> Result<Self, FormatError> {
-        let v = u64::from_le_bytes(bytes);
+    /// [`FormatError::Field`] for an unknown class, a count of zero, a fill of zeros
+    /// (which is [`PageClass::Zero`]), or a source outside of all memory;
+    /// [`FormatError::Short`] where the table ends too early.
+    pub fn decode(entries: &[[u8; RUN_LEN]]) -> Result<(Self, &[[u8; RUN_LEN]]), FormatError> {
+        const WHAT: &str = "page run";
+        let short = FormatError::Short { what: WHAT };
+        let (first, rest) = entries.split_first().ok_or(short)?;
+        let v = u64::from_le_bytes(*first);
         let count = v & COUNT_MASK;
-        let bad = |field| FormatError::Field { what: "page run", field, value: v };
+        let bad = |field, value| FormatError::Field { what: WHAT, field, value };
+        if count == 0 {
+            return Err(bad("count", v));
+        }
         let class = match v >> 56 {
             0 => PageClass::Data,
             1 => PageClass::Zero,
             2 => PageClass::Unreadable,
             3 => PageClass::Excluded,
             4 => PageClass::Elsewhere,
-            _ => return Err(bad("class")),
+            number @ (5 | 6) => {
+                let (word, rest) = rest.split_first().ok_or(short)?;
+                let word = u64::from_le_bytes(*word);
+                let class = if number == 5 {
+                    Some(PageClass::Fill(word)).filter(|_| word != 0)
+                } else {
+                    let end = word.checked_add(count).filter(|end| *end <= PFN_END);
+                    end.map(|_| PageClass::Same(Pfn(word)))
+                };
+                let class = class.ok_or_else(|| bad("word", word))?;
+                return Ok((Self { class, count }, rest));
+            }
+            _ => return Err(bad("class", v)),
         };
-        if count == 0 {
-            return Err(bad("count"));
-        }
-        Ok(Self { class, count })
+        Ok((Self { class, count }, rest))
     }
 }
 
@@ -391,7 +457,7 @@ impl ChunkHeader {
         }
         // Page numbers are shifted into bytes by every reader: keep them below 2^52.
         match self.first.0.checked_add(self.pages) {
-            Some(end) if end <= 1 << 52 => Ok(self),
+            Some(end) if end <= PFN_END => Ok(self),
             _ => Err(bad("pages", self.pages)),
         }
     }
@@ -406,7 +472,7 @@ pub fn frame_len(stored_len: u32) -> u64 {
 /// A checked view of a page chunk's plaintext: runs, then data pages.
 #[derive(Debug, Clone, Copy)]
 pub struct PagePayload<'a> {
-    runs: &'a [u8],
+    runs: &'a [[u8; RUN_LEN]],
     data: &'a [u8],
 }
 
@@ -426,13 +492,13 @@ impl<'a> PagePayload<'a> {
             return Err(bad("run_count", count as u64));
         }
         let (runs, data) = rest.split_at_checked(count * RUN_LEN).ok_or(short)?;
-        let payload = Self { runs, data };
+        let payload = Self { runs: runs.as_chunks().0, data };
         let (mut pages, mut data_pages) = (0u64, 0u64);
         for run in payload.raw_runs() {
             let run = run?;
             pages = pages.checked_add(run.count).ok_or(bad("count", run.count))?;
             if run.class == PageClass::Elsewhere && header.layer == crate::Layer::Address {
-                return Err(bad("class", run.class as u64));
+                return Err(bad("class", run.class.number().into()));
             }
             if run.class == PageClass::Data {
                 data_pages = data_pages.checked_add(run.count).ok_or(bad("count", run.count))?;
@@ -450,8 +516,15 @@ impl<'a> PagePayload<'a> {
     }
 
     fn raw_runs(&self) -> impl Iterator<Item = Result<Run, FormatError>> + use<'a> {
-        let (runs, _) = self.runs.as_chunks::<RUN_LEN>();
-        runs.iter().map(|r| Run::decode(*r))
+        let mut rest = self.runs;
+        core::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let run = Run::decode(rest);
+            rest = run.as_ref().map_or(&[], |(_, behind)| *behind);
+            Some(run.map(|(run, _)| run))
+        })
     }
 
     /// The runs in order of pages.

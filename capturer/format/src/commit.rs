@@ -12,7 +12,7 @@ use crate::{BLOCK, ByteOff, FormatError, Id, check_block, sealed_block};
 /// First bytes of a commit record.
 pub const MAGIC: [u8; 8] = *b"LBCOMMIT";
 /// Phases that a commit record can hold.
-pub const MAX_PHASES: usize = 16;
+pub const MAX_PHASES: usize = 12;
 /// Bytes of the record that its tag authenticates.
 pub const AAD_LEN: usize = size_of::<Raw>() - 16;
 /// The nonce's sequence number for the commit tag; no chunk ever has it.
@@ -179,7 +179,18 @@ struct Raw {
     read_errors: U64,
     writes: U64,
     phases: [RawPhase; MAX_PHASES],
+    memory_more: RawMore,
+    swap_more: RawMore,
     tag: [u8; 16],
+}
+
+/// What version 3 counts besides. Lies where the last phases of version 2 were, which
+/// were never used.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawMore {
+    fill: U64,
+    same: U64,
 }
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -206,6 +217,10 @@ pub struct PageCounts {
     pub unreadable: u64,
     /// Pages left out by the profile.
     pub excluded: u64,
+    /// Pages of one word, not zero, over and over.
+    pub fill: u64,
+    /// Pages with the contents of another one that is in the dump.
+    pub same: u64,
     /// Bytes of their chunks in the dump, headers and padding included.
     pub stored_bytes: u64,
 }
@@ -218,6 +233,14 @@ impl PageCounts {
             .saturating_add(self.zero)
             .saturating_add(self.unreadable)
             .saturating_add(self.excluded)
+            .saturating_add(self.fill)
+            .saturating_add(self.same)
+    }
+
+    /// Pages whose contents the dump gives back.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        self.data.saturating_add(self.zero).saturating_add(self.fill).saturating_add(self.same)
     }
 
     /// Adds another count, saturating.
@@ -227,6 +250,8 @@ impl PageCounts {
         self.zero = self.zero.saturating_add(other.zero);
         self.unreadable = self.unreadable.saturating_add(other.unreadable);
         self.excluded = self.excluded.saturating_add(other.excluded);
+        self.fill = self.fill.saturating_add(other.fill);
+        self.same = self.same.saturating_add(other.same);
         self.stored_bytes = self.stored_bytes.saturating_add(other.stored_bytes);
     }
 
@@ -241,8 +266,14 @@ impl PageCounts {
         }
     }
 
-    fn of(raw: &RawPages) -> Self {
+    fn raw_more(&self) -> RawMore {
+        RawMore { fill: self.fill.into(), same: self.same.into() }
+    }
+
+    fn of(raw: &RawPages, more: &RawMore) -> Self {
         Self {
+            fill: more.fill.get(),
+            same: more.same.get(),
             asked: raw.asked.get(),
             data: raw.data.get(),
             zero: raw.zero.get(),
@@ -314,6 +345,8 @@ impl CommitRecord {
             phases: self
                 .phases
                 .map(|(id, ms)| RawPhase { id: u32::from(id).into(), millis: ms.into() }),
+            memory_more: self.memory.raw_more(),
+            swap_more: self.swap.raw_more(),
             tag: self.tag,
         }
     }
@@ -355,6 +388,10 @@ impl CommitRecord {
         if version == 1 && raw.last_part != 0 {
             return Err(bad("reserved", raw.last_part.into()));
         }
+        let more = [raw.memory_more, raw.swap_more];
+        if version < 3 && more.as_bytes().iter().any(|b| *b != 0) {
+            return Err(bad("reserved", 1));
+        }
         Ok(Self {
             version,
             dump_id: raw.dump_id,
@@ -378,8 +415,8 @@ impl CommitRecord {
             index: ByteOff(raw.index.get()),
             header_copy: ByteOff(raw.header_copy.get()),
             committed: raw.committed.get(),
-            memory: PageCounts::of(&raw.memory),
-            swap: PageCounts::of(&raw.swap),
+            memory: PageCounts::of(&raw.memory, &raw.memory_more),
+            swap: PageCounts::of(&raw.swap, &raw.swap_more),
             read_errors: raw.read_errors.get(),
             writes: raw.writes.get(),
             phases,

@@ -49,7 +49,7 @@ use zerocopy::{Immutable, IntoBytes};
 pub type Id = [u8; 16];
 
 /// Version of the on-disk format that this crate writes. It reads this one and all before.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// Unit of the volume's fixed structures (superblock, slots, header, commit), in bytes.
 /// 4096 so that 512-byte and 4Kn devices hold them alike.

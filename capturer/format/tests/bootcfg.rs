@@ -7,7 +7,8 @@
 )]
 
 use lifeboat_format::bootcfg::{
-    Action, BootConfig, Escrow, Led, MemorySource, Order, Policy, Selector, SwapPlan, Watchdog,
+    Action, BootConfig, Escrow, Ladder, Led, MemorySource, Method, Order, Policy, Selector,
+    SwapPlan, Watchdog,
 };
 use lifeboat_format::crc32;
 use proptest::prelude::*;
@@ -26,7 +27,8 @@ fn config() -> BootConfig {
         led: Some(Led { chip: "/dev/gpiochip0".try_into().unwrap(), line: 4, active_low: true }),
         seed: Some([0x5a; 32]),
         armed_at: 12,
-        zstd_level: Some(-3),
+        codec: Ladder::new(&[Method::Lz4, Method::Zstd(-3), Method::Zstd(6)]).unwrap(),
+        dedup_kib: 77,
         fault: "hang@memory".try_into().unwrap(),
         ..BootConfig::default()
     };
@@ -74,7 +76,8 @@ fn lines_are_as_documented() {
         &format!("target volume={VOLUME}"),
         "escrow abababababababab,cdcdcdcdcdcdcdcd 616e206167652066696c65",
         "recipient ssh-ed25519 AAAA db admin",
-        "codec zstd -3",
+        "codec lz4 zstd -3 zstd 6",
+        "dedup 77",
         "led /dev/gpiochip0 4 low",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
@@ -176,5 +179,32 @@ proptest! {
         if let Ok(config) = BootConfig::parse(text.as_bytes()) {
             prop_assert_eq!(BootConfig::parse(text_of(&config).as_bytes()), Ok(config));
         }
+    }
+}
+
+#[test]
+fn a_ladder_is_in_order_and_of_known_methods() {
+    let said = |codec: &str| {
+        let text = text_of(&config());
+        let body = text.split_once("crc32").unwrap().0;
+        let body = body.replace("codec lz4 zstd -3 zstd 6", &format!("codec {codec}"));
+        BootConfig::parse(signed(&body).as_bytes())
+    };
+    for good in ["store", "zstd 1", "store lz4 zstd 1 zstd 3 zstd 9 zstd 19", "lz4"] {
+        assert_eq!(said(good).unwrap().codec.to_string(), good);
+    }
+    for bad in [
+        "",
+        "zstd",
+        "zstd x",
+        "zstd 20",
+        "zstd -51",
+        "gzip",
+        "zstd 3 zstd 1",
+        "lz4 store",
+        "zstd 1 zstd 1",
+        "store lz4 zstd 1 zstd 2 zstd 3 zstd 4 zstd 5",
+    ] {
+        assert!(said(bad).is_err(), "codec {bad}");
     }
 }

@@ -105,13 +105,37 @@ fn runs_lie_as_documented() {
         PageClass::Excluded,
         PageClass::Elsewhere,
     ];
+    let behind = 77u64.to_le_bytes();
     for (number, class) in classes.into_iter().enumerate() {
         let run = Run { class, count: 0x0012_3456_789a_bcde };
         assert_eq!(run.encode(), (((number as u64) << 56) | run.count).to_le_bytes());
-        assert_eq!(Run::decode(run.encode()), Ok(run));
-        assert!(Run::decode(((number as u64) << 56).to_le_bytes()).is_err(), "no pages");
+        assert_eq!(Run::decode(&[run.encode(), behind]), Ok((run, &[behind][..])));
+        assert!(Run::decode(&[((number as u64) << 56).to_le_bytes()]).is_err(), "no pages");
     }
-    assert!(Run::decode(((5u64 << 56) | 1).to_le_bytes()).is_err());
+    assert!(Run::decode(&[]).is_err());
+    assert!(Run::decode(&[((7u64 << 56) | 1).to_le_bytes(), behind]).is_err());
+}
+
+#[test]
+fn runs_with_a_word_take_two_entries() {
+    let behind = 77u64.to_le_bytes();
+    for class in [PageClass::Fill(0x1122_3344_5566_7788), PageClass::Same(Pfn(0x1234))] {
+        let run = Run { class, count: 9 };
+        let entries = [run.encode(), class.word().unwrap().to_le_bytes(), behind];
+        assert_eq!(class.entries(), 2);
+        assert_eq!(run.encode()[7], class.number());
+        assert_eq!(Run::decode(&entries), Ok((run, &[behind][..])));
+        assert!(Run::decode(&entries[..1]).is_err(), "the table ends before the word");
+    }
+    let entries = |number: u64, count: u64, word: u64| {
+        [((number << 56) | count).to_le_bytes(), word.to_le_bytes()]
+    };
+    assert!(Run::decode(&entries(5, 1, 0)).is_err(), "a fill of zeros is class zero");
+    assert!(Run::decode(&entries(6, 2, (1 << 52) - 2)).is_ok());
+    assert!(Run::decode(&entries(6, 3, (1 << 52) - 2)).is_err(), "behind all memory");
+    assert!(Run::decode(&entries(6, 1, u64::MAX)).is_err());
+    assert_eq!(PageClass::Same(Pfn(5)).ahead(3), PageClass::Same(Pfn(8)));
+    assert_eq!(PageClass::Fill(5).ahead(3), PageClass::Fill(5));
 }
 
 #[test]

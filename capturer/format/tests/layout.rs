@@ -11,7 +11,7 @@
 mod common;
 
 use common::{commit, edited, header, le16, le32, le64, part, slot, superblock};
-use lifeboat_format::commit::{AAD_LEN, Outcome};
+use lifeboat_format::commit::{AAD_LEN, Outcome, PageCounts};
 use lifeboat_format::meta::{MetaReader, MetaWriter, Record, SwapDevice, Tag};
 use lifeboat_format::*;
 
@@ -35,7 +35,7 @@ fn blocks() -> [(&'static str, [u8; BLOCK], usize, Decode); 5] {
 fn superblock_lies_as_documented() {
     let b = superblock().encode();
     assert_eq!(&b[..8], b"LIFEBOAT");
-    assert_eq!((le32(&b, 8), le32(&b, 12)), (2, 4096));
+    assert_eq!((le32(&b, 8), le32(&b, 12)), (3, 4096));
     assert_eq!(b[16..32], [3; 16]);
     assert_eq!((le64(&b, 32), le64(&b, 40)), (1 << 21, 64 << 20));
     assert_eq!((le64(&b, 48), le64(&b, 56)), (1 << 20, 63 << 20));
@@ -65,7 +65,7 @@ fn every_flipped_bit_of_a_block_is_found() {
 #[test]
 fn another_version_is_refused_by_name() {
     for (name, block, _, decode) in blocks() {
-        for version in [0u32, 3, u32::MAX] {
+        for version in [0u32, 4, u32::MAX] {
             let e = decode(&edited(&block, 8, &version.to_le_bytes())).unwrap_err();
             assert!(matches!(e, FormatError::Version { found, .. } if found == version), "{name}");
             let want = format!("format version {version} is not known");
@@ -89,7 +89,7 @@ fn bytes_without_a_field_must_be_zero() {
 #[test]
 fn slots_lie_as_documented_and_the_newest_copy_holds() {
     let b = slot().encode();
-    assert_eq!((&b[..8], le32(&b, 8)), (&b"LBSLOT\0\x01"[..], 2));
+    assert_eq!((&b[..8], le32(&b, 8)), (&b"LBSLOT\0\x01"[..], 3));
     assert_eq!((b[12], b[13], le16(&b, 14)), (5, 1, 0x0102));
     assert_eq!((&b[16..32], &b[32..48]), (&[3; 16][..], &[4; 16][..]));
     assert_eq!((le64(&b, 48), le64(&b, 56), le64(&b, 64)), (9, 2, 1 << 20));
@@ -164,7 +164,7 @@ fn version_1_slots_open_and_have_no_parts() {
 #[test]
 fn part_block_lies_as_documented() {
     let b = part().encode();
-    assert_eq!((&b[..8], le32(&b, 8), le32(&b, 12)), (&b"LBPART\0\x02"[..], 2, 0x0102));
+    assert_eq!((&b[..8], le32(&b, 8), le32(&b, 12)), (&b"LBPART\0\x02"[..], 3, 0x0102));
     assert_eq!((&b[16..32], &b[32..48], le64(&b, 48)), (&[1; 16][..], &[2; 16][..], 0x70_0000));
     assert_eq!(part::PART_HEAD, 4096 + 16384);
     assert_eq!(PartBlock::decode(&b), Ok(part()));
@@ -183,7 +183,7 @@ fn part_block_lies_as_documented() {
 #[test]
 fn header_lies_as_documented() {
     let b = header().encode();
-    assert_eq!((&b[..8], le32(&b, 8)), (&b"LBDUMP\0\x01"[..], 2));
+    assert_eq!((&b[..8], le32(&b, 8)), (&b"LBDUMP\0\x01"[..], 3));
     assert_eq!((le32(&b, 12), le64(&b, 48), le64(&b, 56), b[64]), (16384, 3, 4, 1));
     assert_eq!((le32(&b, 68), le32(&b, 72)), (4096, 64));
     assert_eq!(
@@ -207,11 +207,12 @@ fn version_1_headers_open_and_have_no_key_id() {
 #[test]
 fn commit_record_lies_as_documented() {
     let b = commit().encode();
-    assert_eq!((&b[..8], le32(&b, 8), &b[12..16]), (&b"LBCOMMIT"[..], 2, &[1u8, 1, 3, 2][..]));
+    assert_eq!((&b[..8], le32(&b, 8), &b[12..16]), (&b"LBCOMMIT"[..], 3, &[1u8, 1, 3, 2][..]));
     assert_eq!((le64(&b, 32), le64(&b, 40), le64(&b, 48)), (40960, 9, 20480));
     assert_eq!((le64(&b, 56), le64(&b, 64), le64(&b, 72)), (20992, 8, 1));
     assert_eq!((le64(&b, 112), le64(&b, 120), le64(&b, 168), le64(&b, 176)), (6, 7, 4, 11));
     assert_eq!((le32(&b, 192), le32(&b, 196), AAD_LEN), (1, 10, 312));
+    assert_eq!((le64(&b, 280), le64(&b, 288), le64(&b, 296), le64(&b, 304)), (12, 13, 14, 15));
     assert_eq!(&b[312..328], &[0xcc; 16]);
     assert_eq!(commit().aad(), b[..312]);
     assert_eq!(CommitRecord::decode(&b).unwrap(), commit());
@@ -223,11 +224,16 @@ fn commit_record_lies_as_documented() {
 /// The tag covers the version, so a record of version 1 must come back as it was written.
 #[test]
 fn version_1_commit_records_open_and_have_no_parts() {
-    let old = CommitRecord { version: 1, last_part: 0, outcome: Outcome::Full, ..commit() };
+    let plain = |c: PageCounts| PageCounts { fill: 0, same: 0, ..c };
+    let c = commit();
+    let c = CommitRecord { memory: plain(c.memory), swap: plain(c.swap), ..c };
+    let old = CommitRecord { version: 1, last_part: 0, outcome: Outcome::Full, ..c };
     let b = old.encode();
     assert_eq!((le32(&b, 8), le32(&old.aad(), 8)), (1, 1));
     assert_eq!(CommitRecord::decode(&b), Ok(old));
-    assert!(CommitRecord::decode(&CommitRecord { version: 1, ..commit() }.encode()).is_err());
+    assert!(CommitRecord::decode(&CommitRecord { version: 1, ..c }.encode()).is_err());
+    let counts = CommitRecord { version: 2, swap: commit().swap, ..c };
+    assert!(CommitRecord::decode(&counts.encode()).is_err(), "version 2 counted no such pages");
 }
 
 #[test]

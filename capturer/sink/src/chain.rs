@@ -156,6 +156,12 @@ impl<D: BlockDev, H: Host> Chain<D, H> {
         std::mem::take(&mut self.moved)
     }
 
+    /// How far the device that is written now is behind, see [`Output::busy`].
+    #[must_use]
+    pub fn busy(&self) -> (usize, usize) {
+        self.writer.busy()
+    }
+
     /// How writes are made, and how many there were.
     #[must_use]
     pub fn io(&self) -> (IoMode, u64) {

@@ -27,6 +27,9 @@ pub trait Output {
     /// # Errors
     /// The device's.
     fn flush(&mut self) -> io::Result<()>;
+    /// Buffers that hold bytes on their way to the device, and all buffers: a hint at how
+    /// far the device is behind, which costs no system call and may be a little old.
+    fn busy(&self) -> (usize, usize);
     /// How writes are made.
     fn mode(&self) -> IoMode;
     /// Write requests so far.
@@ -54,6 +57,9 @@ impl Output for WriteQueue {
     }
     fn flush(&mut self) -> io::Result<()> {
         self.flush()
+    }
+    fn busy(&self) -> (usize, usize) {
+        self.busy()
     }
     fn mode(&self) -> IoMode {
         match self.mode() {
@@ -132,6 +138,12 @@ impl<O: Output> ExtentWriter<O> {
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.limit.saturating_sub(self.pos)
+    }
+
+    /// How far the device is behind, see [`Output::busy`].
+    #[must_use]
+    pub fn busy(&self) -> (usize, usize) {
+        self.out.busy()
     }
 
     /// How writes are made, and how many there were.

@@ -6,11 +6,13 @@
 #![allow(unsafe_code, reason = "this is the crate that holds it")]
 
 pub mod aligned;
+pub mod codec;
 pub mod kexec;
 pub mod queue;
 pub mod watchdog;
 pub mod writeout;
 
 pub use aligned::AlignedBuf;
+pub use codec::Codecs;
 pub use queue::{QueueMode, WriteQueue};
 pub use writeout::begin_writeout;

@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use io_uring::{IoUring, opcode, types};
+use io_uring::{IoUring, opcode, squeue, types};
 
 use crate::AlignedBuf;
 
@@ -58,6 +58,8 @@ pub struct WriteQueue {
     requests: u64,
     buf_len: usize,
     stall: Option<Duration>,
+    /// Set on every write; see [`WriteQueue::hand_over`].
+    flags: squeue::Flags,
 }
 
 impl WriteQueue {
@@ -79,6 +81,7 @@ impl WriteQueue {
             requests: 0,
             buf_len,
             stall: None,
+            flags: squeue::Flags::empty(),
         };
         if want != QueueMode::Pwrite
             && let Ok(ring) = queue.make_ring(want == QueueMode::Polled)
@@ -113,6 +116,23 @@ impl WriteQueue {
     /// ends it, or with the caller's own deadline. No effect on plain `pwrite`.
     pub fn set_stall_limit(&mut self, limit: Duration) {
         self.stall = Some(limit);
+    }
+
+    /// Leaves every write to a thread of the kernel (`IOSQE_ASYNC`,
+    /// `include/uapi/linux/io_uring.h`) instead of trying it within the submission: for
+    /// files without O_DIRECT, where the try is a copy into the page cache that the caller
+    /// would wait for. Nothing for O_DIRECT, which only starts the device. No effect on
+    /// plain `pwrite`.
+    pub fn hand_over(&mut self) {
+        self.flags = squeue::Flags::ASYNC;
+    }
+
+    /// Buffers that hold bytes on their way to the device, as far as the last call of
+    /// this queue saw, and all buffers: a hint at how far the device is behind, without a
+    /// system call. Plain `pwrite` writes while the caller waits: it always says none.
+    #[must_use]
+    pub fn busy(&self) -> (usize, usize) {
+        (self.busy.iter().flatten().count(), self.bufs.len())
     }
 
     /// What the queue uses.
@@ -214,6 +234,7 @@ impl WriteQueue {
         let entry = opcode::WriteFixed::new(types::Fixed(0), buf.as_ptr(), len32, index16)
             .offset(offset)
             .build()
+            .flags(self.flags)
             .user_data(index as u64);
         // SAFETY: the buffer is registered, stays where it is, and is marked busy
         // so that nobody changes its bytes until its completion is reaped.
@@ -229,7 +250,9 @@ impl WriteQueue {
                 Err(e) => return Err(e),
             }
         }
-        Ok(())
+        // What is done by now, without waiting: else every buffer would seem busy until
+        // there is none left to take.
+        self.collect()
     }
 
     /// Waits until no write is in flight.
@@ -262,6 +285,12 @@ impl WriteQueue {
             },
             Some(limit) => wait_at_most(ring, self.mode, limit)?,
         }
+        self.collect()
+    }
+
+    /// Takes note of the writes that are done.
+    fn collect(&mut self) -> io::Result<()> {
+        let Some(ring) = &mut self.ring else { return Ok(()) };
         let mut first_error = None;
         for done in ring.completion() {
             let index = usize::try_from(done.user_data()).unwrap_or(usize::MAX);
@@ -369,127 +398,5 @@ fn wait_at_most(ring: &mut IoUring, mode: QueueMode, limit: Duration) -> io::Res
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn round_trip(mode: QueueMode) {
-        let file = tempfile::tempfile().unwrap();
-        let mut q = WriteQueue::new(file.try_clone().unwrap(), mode, 4, 8192);
-        for n in 0..32u8 {
-            let i = q.take().unwrap();
-            q.bytes(i).fill(n);
-            q.submit(i, 8192, u64::from(n) * 8192).unwrap();
-        }
-        q.flush().unwrap();
-        assert_eq!(q.requests(), 32);
-        let mut back = vec![0; 8192];
-        for n in 0..32u8 {
-            file.read_exact_at(&mut back, u64::from(n) * 8192).unwrap();
-            assert!(back.iter().all(|b| *b == n), "block {n}");
-        }
-    }
-
-    #[test]
-    fn writes_arrive_by_pwrite() {
-        round_trip(QueueMode::Pwrite);
-    }
-
-    #[test]
-    fn writes_arrive_by_uring() {
-        round_trip(QueueMode::Uring);
-    }
-
-    /// Behind a write that failed, nothing leaves memory: what `salvage` gives begins
-    /// at the first lost byte and has no gap, whatever else was written well.
-    #[test]
-    fn behind_a_failed_write_everything_is_salvaged() {
-        let file = tempfile::tempfile().unwrap();
-        for mode in [QueueMode::Pwrite, QueueMode::Uring] {
-            let mut q = WriteQueue::new(file.try_clone().unwrap(), mode, 4, 4096);
-            q.set_stall_limit(Duration::from_secs(5));
-            let mut failed = None;
-            for n in 0..8u64 {
-                let Ok(i) = q.take() else { break };
-                q.bytes(i).fill(u8::try_from(n).unwrap());
-                // The fourth write goes where no file can reach: EFBIG or EINVAL.
-                let at = if n == 3 { i64::MAX as u64 - 4095 } else { n * 4096 };
-                if q.submit(i, 4096, at).is_err() || q.drain().is_err() {
-                    failed = Some(n);
-                    break;
-                }
-            }
-            assert_eq!(failed, Some(3), "{mode:?}");
-            let mut got = Vec::new();
-            q.salvage(|at, bytes| got.push((at, bytes[0], bytes.len())));
-            assert_eq!(got, [(i64::MAX as u64 - 4095, 3, 4096)], "{mode:?}");
-            assert!(q.flush().is_err(), "a failure is not forgotten");
-            q.abandon();
-        }
-    }
-
-    /// A write that went well keeps its buffer while one before it has not.
-    #[test]
-    fn what_was_written_behind_a_gap_stays_in_memory() {
-        let file = tempfile::tempfile().unwrap();
-        for before in [State::Failed, State::Flying] {
-            let mut q = WriteQueue::new(file.try_clone().unwrap(), QueueMode::Pwrite, 4, 4096);
-            let places = [(State::Done, 8192), (before, 4096), (State::Done, 0)];
-            for (n, (state, offset)) in places.into_iter().enumerate() {
-                q.bytes(n).fill(7);
-                q.busy[n] = Some(Write { len: 4096, offset, state });
-            }
-            q.retire();
-            let mut got = Vec::new();
-            q.salvage(|at, bytes| got.push((at, bytes.len())));
-            assert_eq!(got, [(4096, 4096), (8192, 4096)], "{before:?}");
-            q.busy.clear();
-        }
-    }
-
-    /// When a thread ends, the kernel cancels what it submitted and had not begun: what
-    /// could not be done at once waits in the thread's own io-wq. Workers end: their
-    /// writes must not.
-    #[test]
-    fn writes_outlive_the_thread_that_made_them() {
-        const LEN: usize = 64 << 10;
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(64 << 20).unwrap();
-        for round in (0..400u32).map(|n| u8::try_from(n % 251).unwrap()) {
-            let q = WriteQueue::new(file.try_clone().unwrap(), QueueMode::Uring, 4, LEN);
-            let shared = std::sync::Mutex::new((q, 0u64));
-            std::thread::scope(|scope| {
-                for writes in [3, 5, 9] {
-                    let shared = &shared;
-                    scope.spawn(move || {
-                        for _ in 0..writes {
-                            let (q, next) = &mut *shared.lock().unwrap();
-                            let i = q.take().unwrap();
-                            q.bytes(i).fill(round);
-                            q.submit(i, LEN, *next).unwrap();
-                            *next += LEN as u64;
-                        }
-                    });
-                }
-            });
-            let (mut q, end) = shared.into_inner().unwrap();
-            q.flush().unwrap();
-            let mut back = vec![0; usize::try_from(end).unwrap()];
-            file.read_exact_at(&mut back, 0).unwrap();
-            assert!(back.iter().all(|b| *b == round), "round {round}");
-        }
-    }
-
-    #[test]
-    fn a_failed_write_is_reported() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("f");
-        std::fs::write(&path, b"x").unwrap();
-        for mode in [QueueMode::Pwrite, QueueMode::Uring] {
-            let read_only = File::open(&path).unwrap();
-            let mut q = WriteQueue::new(read_only, mode, 2, 4096);
-            let i = q.take().unwrap();
-            let result = q.submit(i, 4096, 0).and_then(|()| q.flush());
-            assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EBADF), "{mode:?}");
-        }
-    }
-}
+#[path = "queue_tests.rs"]
+mod tests;

@@ -8,6 +8,7 @@ use lifeboat_format::bootcfg::{
 
 use crate::cmdline;
 use crate::defect::Defect;
+use crate::packing;
 use crate::profile::{Console, KernelSource, Profile};
 use crate::raw;
 use crate::recipient;
@@ -30,7 +31,14 @@ impl<'t> Checker<'t> {
     }
 
     /// A number of a key, checked against what is allowed.
-    fn range(&mut self, key: &str, found: u32, low: u32, high: u32, disaster: &str) -> u32 {
+    pub(crate) fn range(
+        &mut self,
+        key: &str,
+        found: u32,
+        low: u32,
+        high: u32,
+        disaster: &str,
+    ) -> u32 {
         if found < low || found > high {
             self.bad(
                 key,
@@ -84,7 +92,7 @@ pub(crate) fn profile(
     );
     let cmdline_words = words(&mut c, &raw.kernel, deadline_s);
     let (crashkernel_mib, image_budget_mib) = reservation(&mut c, &raw.reservation);
-    let (zstd_level, chunk_pages, workers) = codec(&mut c, &raw.capture, cpus, crashkernel_mib);
+    let packing = packing::check(&mut c, &raw.capture, cpus, crashkernel_mib);
     let console = console(&mut c, raw.console);
     let led = raw.led.and_then(|led| self::led(&mut c, &led));
     let fragments = fragments(&mut c, &raw.kernel);
@@ -102,9 +110,10 @@ pub(crate) fn profile(
         swap,
         policy: policy(raw.volume.policy),
         order: order(raw.capture.order),
-        zstd_level,
-        chunk_pages,
-        workers,
+        codec: packing.codec,
+        dedup_kib: packing.dedup_kib,
+        chunk_pages: packing.chunk_pages,
+        workers: packing.workers,
         targets,
         encrypt,
         recipients: raw.keys.recipients,
@@ -263,54 +272,6 @@ fn reservation(c: &mut Checker<'_>, raw: &raw::Reservation) -> (u32, u32) {
             "at most half of crashkernel_mib");
     }
     (crash, budget)
-}
-
-fn codec(
-    c: &mut Checker<'_>,
-    raw: &raw::Capture,
-    cpus: u32,
-    crash: u32,
-) -> (Option<i32>, u32, u32) {
-    let zstd = raw.codec != Some(raw::Codec::Store);
-    if !zstd && raw.level.is_some() {
-        c.bad(
-            "capture.level",
-            "a level, but codec is store: nothing is compressed",
-            "remove one of them",
-        );
-    }
-    let level = raw.level.unwrap_or(1);
-    if !(-50..=19).contains(&level) {
-        c.bad(
-            "capture.level",
-            format!("zstd level {level} does not exist here"),
-            "-50 to 19; 1 is a good choice, each step up costs time with the machine down",
-        );
-    }
-    let pages = raw.chunk_pages.unwrap_or(64);
-    let pages = c.range(
-        "capture.chunk_pages",
-        pages,
-        1,
-        lifeboat_format::chunk::MAX_CHUNK_PAGES,
-        "readers refuse larger chunks",
-    );
-    let workers = c.range(
-        "capture.workers",
-        raw.workers.unwrap_or(0),
-        0,
-        64,
-        "each worker has buffers of its own",
-    );
-    // Each worker holds a chunk as read, as compressed and as it is written, and a codec.
-    let threads = u64::from(if workers == 0 { cpus } else { workers });
-    let need_mib = (threads * (u64::from(pages) * 4096 * 4 + (1 << 20))) >> 20;
-    if need_mib * 2 > u64::from(crash) {
-        c.bad("capture.chunk_pages",
-            format!("{threads} workers with chunks of {pages} pages need about {need_mib} MiB of a reservation of {crash} MiB: the capture would run out of memory"),
-            "smaller chunks, fewer workers, or a larger reservation.crashkernel_mib");
-    }
-    (zstd.then_some(level), pages, workers)
 }
 
 fn watchdog(c: &mut Checker<'_>, raw: &raw::Watchdog, deadline_s: u32) -> (Watchdog, u32) {

@@ -17,6 +17,7 @@ mod check;
 mod cmdline;
 mod defect;
 mod lower;
+mod packing;
 mod profile;
 mod raw;
 mod recipient;

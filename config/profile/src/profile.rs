@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use lifeboat_format::bootcfg::{
-    Action, Led, MemorySource, Order, Policy, Selector, SwapPlan, Watchdog,
+    Action, Ladder, Led, MemorySource, Order, Policy, Selector, SwapPlan, Watchdog,
 };
 
 use crate::check;
@@ -67,8 +67,10 @@ pub struct Profile {
     pub memory_source: MemorySource,
     /// Which swap devices are captured.
     pub swap: SwapPlan,
-    /// zstd level; `None` stores pages as they are.
-    pub zstd_level: Option<i32>,
+    /// How chunks are packed.
+    pub codec: Ladder,
+    /// Memory for the table of pages that were stored already, in KiB.
+    pub dedup_kib: u32,
     /// Data pages in a chunk.
     pub chunk_pages: u32,
     /// Compressing threads; 0 means one a CPU.

@@ -85,6 +85,8 @@ pub(crate) struct Capture {
     pub(crate) swap: Option<Swap>,
     pub(crate) codec: Option<Codec>,
     pub(crate) level: Option<i32>,
+    pub(crate) ladder: Option<Vec<String>>,
+    pub(crate) dedup_kib: Option<u32>,
     pub(crate) chunk_pages: Option<u32>,
     pub(crate) workers: Option<u32>,
     pub(crate) order: Option<Order>,
@@ -118,7 +120,9 @@ pub(crate) enum Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Codec {
+    Adaptive,
     Zstd,
+    Lz4,
     Store,
 }
 

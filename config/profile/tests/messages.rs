@@ -113,7 +113,11 @@ fn contradictions_are_refused() {
         ),
         (format!("{GOOD}[capture]\nswap = [\"sda3\"]\n"), "key=value"),
         (format!("{GOOD}[capture]\nswap = []\n"), "empty list"),
-        (format!("{GOOD}[capture]\ncodec = \"store\"\nlevel = 3\n"), "nothing is compressed"),
+        (format!("{GOOD}[capture]\ncodec = \"store\"\nlevel = 3\n"), "nothing would use it"),
+        (format!("{GOOD}[capture]\ncodec = \"zstd\"\nladder = [\"lz4\"]\n"), "nothing to choose"),
+        (format!("{GOOD}[capture]\nladder = [\"gzip 3\"]\n"), "no way to pack"),
+        (format!("{GOOD}[capture]\nladder = [\"zstd 3\", \"lz4\"]\n"), "from the fastest"),
+        (format!("{GOOD}[capture]\ndedup_kib = 60000\n"), "run out of memory"),
         (format!("{GOOD}[capture]\nchunk_pages = 1024\nworkers = 8\n"), "run out of memory"),
         (format!("{GOOD}[capture]\nchunk_pages = 0\n"), "out of range"),
         (

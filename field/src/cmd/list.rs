@@ -264,8 +264,8 @@ fn pages_text(p: &PageCounts) -> String {
     }
     let missing = p.asked.saturating_sub(p.seen());
     let mut text = format!(
-        "{} pages asked: {} data, {} zero, {} excluded, {} unreadable",
-        p.asked, p.data, p.zero, p.excluded, p.unreadable
+        "{} pages asked: {} data, {} zero, {} of one word, {} same as another, {} excluded, {} unreadable",
+        p.asked, p.data, p.zero, p.fill, p.same, p.excluded, p.unreadable
     );
     if missing > 0 {
         let _ = write!(text, ", {missing} NOT CAPTURED");
@@ -321,6 +321,7 @@ fn commit_json(c: &CommitRecord) -> Value {
     let pages = |p: &PageCounts| {
         json!({
             "asked": p.asked, "data": p.data, "zero": p.zero, "unreadable": p.unreadable,
+            "fill": p.fill, "same": p.same,
             "excluded": p.excluded, "stored_bytes": p.stored_bytes,
         })
     };

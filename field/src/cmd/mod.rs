@@ -1,5 +1,6 @@
 //! The subcommands, one module each, and what they share.
 
+pub(crate) mod capture;
 pub(crate) mod clear;
 pub(crate) mod export;
 pub(crate) mod format;

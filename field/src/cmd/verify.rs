@@ -198,7 +198,7 @@ fn pages(p: &PageTotals, known: bool) -> String {
         return "not counted: there is no commit record, and no key was given".to_owned();
     }
     format!(
-        "{} data, {} zero, {} excluded, {} unreadable",
-        p.data, p.zero, p.excluded, p.unreadable
+        "{} data, {} zero, {} of one word, {} same as another, {} excluded, {} unreadable",
+        p.data, p.zero, p.fill, p.same, p.excluded, p.unreadable
     )
 }

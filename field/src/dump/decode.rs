@@ -31,7 +31,7 @@ impl Runs {
         size_of::<Self>() + size_of_val(self.spans.as_slice())
     }
 
-    /// Class of a page, and where its contents lie in [`DecodedChunk::plain`].
+    /// Class of a page by itself, and where its contents lie in [`DecodedChunk::plain`].
     pub(crate) fn find(&self, page: Pfn) -> Option<(PageClass, usize)> {
         let at = page.0.checked_sub(self.first.0)?;
         let index = self.spans.partition_point(|s| s.at <= at).checked_sub(1)?;
@@ -44,7 +44,7 @@ impl Runs {
             PageClass::Data => span.data_at + usize::try_from(within).ok()? * PAGE,
             _ => 0,
         };
-        Some((span.run.class, offset))
+        Some((span.run.class.ahead(within), offset))
     }
 }
 
@@ -63,7 +63,7 @@ pub struct Piece<'a> {
     pub first: Pfn,
     /// How many.
     pub pages: u64,
-    /// What they are.
+    /// What they are; of [`PageClass::Same`], what the first one is.
     pub class: PageClass,
     /// Their contents; empty for everything but data.
     pub data: &'a [u8],

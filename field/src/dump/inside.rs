@@ -76,6 +76,8 @@ fn look_into(
                     PageClass::Zero => &mut totals.zero,
                     PageClass::Unreadable => &mut totals.unreadable,
                     PageClass::Excluded => &mut totals.excluded,
+                    PageClass::Fill(_) => &mut totals.fill,
+                    PageClass::Same(_) => &mut totals.same,
                     PageClass::Elsewhere => continue,
                 };
                 *class = class.saturating_add(piece.pages);

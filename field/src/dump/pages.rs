@@ -22,6 +22,8 @@ pub enum Page {
     Data(PageBytes),
     /// It was all zero.
     Zero,
+    /// It was this word, over and over.
+    Fill(u64),
     /// It was there but could not be read.
     Unreadable,
     /// The profile left it out.
@@ -75,6 +77,7 @@ pub trait PageSource: Sync {
                     space.copy_from_slice(bytes.get(skip..skip + take).unwrap_or_default());
                 }
                 Page::Zero => space.fill(0),
+                Page::Fill(word) => fill(space, skip, *word),
                 Page::Unreadable | Page::Excluded | Page::NotCaptured => break,
             }
             done += take;
@@ -125,22 +128,61 @@ impl<'d> PageSpace<'d> {
     }
 }
 
+/// Fills `space`, which begins `skip` bytes behind the start of a page of `word`s.
+pub(crate) fn fill(space: &mut [u8], skip: usize, word: u64) {
+    let bytes = word.to_le_bytes();
+    for (to, from) in space.iter_mut().zip(bytes.iter().cycle().skip(skip % bytes.len())) {
+        *to = *from;
+    }
+}
+
 impl PageSource for PageSpace<'_> {
     fn page(&self, page: Pfn) -> Result<Page, DumpError> {
+        match self.own(page)? {
+            // A source has contents of its own: what names another one is damaged, and
+            // following it could go on for ever.
+            Own::Same(source) => {
+                let stored = self.dump.memory().stored(source)?;
+                Ok(stored.map_or(Page::NotCaptured, Page::Data))
+            }
+            Own::Page(page) => Ok(page),
+        }
+    }
+}
+
+/// What the chunks of a space say of a page.
+enum Own {
+    Page(Page),
+    /// It equals this page of memory.
+    Same(Pfn),
+}
+
+impl PageSpace<'_> {
+    /// The contents of a page, if they are stored under its own number.
+    pub(crate) fn stored(&self, page: Pfn) -> Result<Option<PageBytes>, DumpError> {
+        match self.own(page)? {
+            Own::Page(Page::Data(bytes)) => Ok(Some(bytes)),
+            _ => Ok(None),
+        }
+    }
+
+    fn own(&self, page: Pfn) -> Result<Own, DumpError> {
         // A damaged chunk hides only what no other layer has.
         let mut damage = None;
         for layer in self.list.layers() {
             let Some(entry) = index::find(layer, page) else { continue };
             match self.dump.look_up(entry, page) {
-                Ok(Hit::Data(bytes)) => return Ok(Page::Data(bytes)),
-                Ok(Hit::Class(PageClass::Zero)) => return Ok(Page::Zero),
-                Ok(Hit::Class(PageClass::Unreadable)) => return Ok(Page::Unreadable),
-                Ok(Hit::Class(PageClass::Excluded)) => return Ok(Page::Excluded),
+                Ok(Hit::Data(bytes)) => return Ok(Own::Page(Page::Data(bytes))),
+                Ok(Hit::Class(PageClass::Zero)) => return Ok(Own::Page(Page::Zero)),
+                Ok(Hit::Class(PageClass::Fill(word))) => return Ok(Own::Page(Page::Fill(word))),
+                Ok(Hit::Class(PageClass::Same(source))) => return Ok(Own::Same(source)),
+                Ok(Hit::Class(PageClass::Unreadable)) => return Ok(Own::Page(Page::Unreadable)),
+                Ok(Hit::Class(PageClass::Excluded)) => return Ok(Own::Page(Page::Excluded)),
                 Ok(Hit::Class(PageClass::Elsewhere | PageClass::Data) | Hit::None) => {}
                 Err(e) => damage = damage.or(Some(e)),
             }
         }
-        damage.map_or(Ok(Page::NotCaptured), Err)
+        damage.map_or(Ok(Own::Page(Page::NotCaptured)), Err)
     }
 }
 

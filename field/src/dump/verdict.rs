@@ -190,20 +190,30 @@ pub struct PageTotals {
     pub unreadable: u64,
     /// Left out by the profile.
     pub excluded: u64,
+    /// Of one word over and over.
+    pub fill: u64,
+    /// With the contents of another page.
+    pub same: u64,
 }
 
 impl PageTotals {
     /// Whether a commit record counts the same.
     #[must_use]
     pub fn agrees(&self, counts: &PageCounts) -> bool {
-        let told = (counts.data, counts.zero, counts.unreadable, counts.excluded);
-        told == (self.data, self.zero, self.unreadable, self.excluded)
+        *self == Self::from(counts)
     }
 }
 
 impl From<&PageCounts> for PageTotals {
     fn from(c: &PageCounts) -> Self {
-        Self { data: c.data, zero: c.zero, unreadable: c.unreadable, excluded: c.excluded }
+        Self {
+            data: c.data,
+            zero: c.zero,
+            unreadable: c.unreadable,
+            excluded: c.excluded,
+            fill: c.fill,
+            same: c.same,
+        }
     }
 }
 

@@ -120,7 +120,7 @@ impl Coverage {
             if let Some(again) = twice.first().filter(|_| !self.skip_damaged) {
                 return Err(wrong(again.start.0));
             }
-            if mark != Mark::Present {
+            if matches!(mark, Mark::Unreadable | Mark::Excluded) {
                 if self.none_lost {
                     return Err(wrong(pages.start.0));
                 }
@@ -133,6 +133,11 @@ impl Coverage {
             }
         }
         Ok(())
+    }
+
+    /// What was noted of each page of the span.
+    pub(super) fn marks(&self) -> &Marks {
+        &self.marks
     }
 
     /// Takes note of a chunk that cannot be decoded.
@@ -148,16 +153,21 @@ impl Coverage {
     /// record; [`ExportError::TooLarge`], [`ExportError::Nothing`].
     pub(super) fn finish(&self) -> Result<Held, ExportError> {
         let mut held = Held::default();
-        let mut nothing = Vec::new();
+        let (mut nothing, mut lost) = (Vec::new(), Vec::new());
         let mut full = false;
         self.marks.for_each(|ranks, mark| {
             for pages in self.span.pages_of(ranks) {
-                let stretches = held.present.len() + held.missing.len() + nothing.len();
+                let stretches =
+                    held.present.len() + held.missing.len() + nothing.len() + lost.len();
                 full |= stretches >= MAX_STRETCHES;
                 match mark {
                     _ if full => {}
                     Mark::Nothing => nothing.push(pages),
-                    Mark::Present => held.present.push(pages),
+                    Mark::Data | Mark::Plain | Mark::Same => match held.present.last_mut() {
+                        Some(last) if last.end == pages.start => last.end = pages.end,
+                        _ => held.present.push(pages),
+                    },
+                    Mark::Lost => lost.push(pages),
                     Mark::Unreadable => held.missing.push(Missing { pages, why: Why::Unreadable }),
                     Mark::Excluded => held.missing.push(Missing { pages, why: Why::Excluded }),
                 }
@@ -167,14 +177,16 @@ impl Coverage {
             return Err(ExportError::TooLarge { what: "over 2^24 stretches of memory".into() });
         }
         let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let damaged = merge(damaged);
         // Which pages of its range a damaged chunk held is not known: those of no other.
-        let lost = intersect(&nothing, &damaged);
-        let never = subtract(&intersect(&nothing, &self.wanted), &lost);
-        if let Some(first) = never.first().filter(|_| self.all_captured) {
+        let gone = intersect(&nothing, &merge(damaged));
+        let never = subtract(&intersect(&nothing, &self.wanted), &gone);
+        if let Some(first) = never.first().or(lost.first()).filter(|_| self.all_captured) {
             return Err(ExportError::Contradiction { page: first.start.0 });
         }
-        held.missing.extend(lost.into_iter().map(|pages| Missing { pages, why: Why::Damaged }));
+        // Where damage is skipped, a page that is not stored was in a damaged chunk.
+        let why = if self.skip_damaged { Why::Damaged } else { Why::NotCaptured };
+        held.missing.extend(lost.into_iter().map(|pages| Missing { pages, why }));
+        held.missing.extend(gone.into_iter().map(|pages| Missing { pages, why: Why::Damaged }));
         held.missing
             .extend(never.into_iter().map(|pages| Missing { pages, why: Why::NotCaptured }));
         held.missing = join(held.missing);
@@ -202,13 +214,16 @@ fn part<'c>(piece: &Piece<'c>, pages: PageRange) -> Piece<'c> {
         PageClass::Data => piece.data.get(skip..).and_then(|d| d.get(..len)).unwrap_or_default(),
         _ => &[],
     };
-    Piece { first: pages.start, pages: pages.pages(), class: piece.class, data }
+    let class = piece.class.ahead(pages.start.0 - piece.first.0);
+    Piece { first: pages.start, pages: pages.pages(), class, data }
 }
 
 /// What a run tells of its pages; nothing if they are another layer's to tell of.
 fn mark_of(class: PageClass) -> Option<Mark> {
     match class {
-        PageClass::Data | PageClass::Zero => Some(Mark::Present),
+        PageClass::Data => Some(Mark::Data),
+        PageClass::Zero | PageClass::Fill(_) => Some(Mark::Plain),
+        PageClass::Same(_) => Some(Mark::Same),
         PageClass::Unreadable => Some(Mark::Unreadable),
         PageClass::Excluded => Some(Mark::Excluded),
         PageClass::Elsewhere => None,
@@ -219,7 +234,11 @@ fn mark_of(class: PageClass) -> Option<Mark> {
 pub(super) fn reason(class: PageClass) -> Option<Why> {
     match class {
         // A page of another layer is that layer's to tell of.
-        PageClass::Data | PageClass::Zero | PageClass::Elsewhere => None,
+        PageClass::Data
+        | PageClass::Zero
+        | PageClass::Fill(_)
+        | PageClass::Same(_)
+        | PageClass::Elsewhere => None,
         PageClass::Unreadable => Some(Why::Unreadable),
         PageClass::Excluded => Some(Why::Excluded),
     }

@@ -11,13 +11,15 @@
 //! any reader, no blocks on disk.
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lifeboat_format::{PAGE, PageClass, PageRange};
 use lifeboat_sources::elfcorehdr::CoreHeader;
 
 use super::coverage::{Coverage, Held};
-use super::{ExportError, Options, Report, pipeline};
+use super::links::Links;
+use super::{ExportError, Options, Report, page_of, pipeline};
 use crate::dump::{OpenDump, subtract};
 use crate::stream::Stream;
 
@@ -31,6 +33,8 @@ const PF_RWX: u32 = 7;
 const PN_XNUM: u16 = 0xffff;
 const EM_X86_64: u16 = 62;
 const PAGE64: u64 = PAGE as u64;
+/// Pages of one word that are written at a time.
+const WORD_PAGES: u64 = 64;
 /// Most program headers: a table of 56 MiB.
 const MAX_PHDRS: usize = 1 << 20;
 
@@ -83,7 +87,7 @@ fn write_to(
         return Err(ExportError::TooLarge { what: "over 2^63 bytes of memory".into() });
     }
     let place = |page: u64| Some(data_at + coverage.span().rank(page)? * PAGE64);
-    let (data_pages, zero_pages) = fill(dump, out, options, &coverage, &place)?;
+    let (data_pages, zero_pages) = fill(dump, out, options, &coverage, data_at)?;
     let held = coverage.finish()?;
     let (machine, loads) = (core.machine, core.loads(&held));
     let mut table = table(&loads, &held, &place, room - 1)?;
@@ -232,38 +236,60 @@ fn encode(machine: u16, phdrs: &[Phdr]) -> Vec<u8> {
     out
 }
 
-/// Writes the data pages; gives how many, and how many zero pages there were.
+/// Writes the pages; gives how many have contents, and how many are zero.
 fn fill(
     dump: &OpenDump,
     out: &Stream<'_>,
     options: &Options<'_>,
     coverage: &Coverage,
-    place: &(impl Fn(u64) -> Option<u64> + Sync),
+    data_at: u64,
 ) -> Result<(u64, u64), ExportError> {
     let (data, zero) = (AtomicU64::new(0), AtomicU64::new(0));
+    let links = Links { out, coverage, at: data_at, size: PAGE };
     let work = pipeline::Work::memory(dump, options);
     work.run(
-        || Ok(()),
+        || Ok(Vec::new()),
         || (),
-        |(), entry, _, chunk| {
+        |buf, entry, _, chunk| {
             let Ok(chunk) = chunk else {
                 coverage.take_damaged(entry);
                 return Ok(());
             };
             coverage.take(chunk, |piece| {
-                if piece.class != PageClass::Data {
-                    zero.fetch_add(piece.pages, Ordering::Relaxed);
-                    return Ok(());
+                let ranks = links.ranks(&piece)?;
+                let count = if piece.class == PageClass::Zero { &zero } else { &data };
+                count.fetch_add(piece.pages, Ordering::Relaxed);
+                match piece.class {
+                    PageClass::Fill(word) => write_word(&links, ranks, word, buf),
+                    PageClass::Same(source) => links.note(ranks, source.0),
+                    // Nothing is to be written of a zero page.
+                    _ => pipeline::write_at(out, piece.data, links.place(ranks.start)),
                 }
-                // Every run lies within one stretch of the span.
-                let page = piece.first.0;
-                let at = place(page).ok_or(ExportError::Contradiction { page })?;
-                data.fetch_add(piece.pages, Ordering::Relaxed);
-                pipeline::write_at(out, piece.data, at)
             })
         },
     )?;
-    Ok((data.into_inner(), zero.into_inner()))
+    let lost = links.resolve(work.threads())?;
+    Ok((data.into_inner() - lost, zero.into_inner()))
+}
+
+/// Writes pages of one word.
+fn write_word(
+    links: &Links<'_>,
+    ranks: Range<u64>,
+    word: u64,
+    buf: &mut Vec<u8>,
+) -> Result<(), ExportError> {
+    let pages = (ranks.end - ranks.start).min(WORD_PAGES);
+    let page = page_of(word);
+    buf.clear();
+    (0..pages).for_each(|_| buf.extend_from_slice(&page));
+    let mut at = ranks.start;
+    while at < ranks.end {
+        let take = usize::try_from((ranks.end - at).min(pages) * PAGE64).unwrap_or(0);
+        pipeline::write_at(links.out, buf.get(..take).unwrap_or(buf), links.place(at))?;
+        at += pages;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

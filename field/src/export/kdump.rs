@@ -7,7 +7,7 @@
 //! bitmap 2     the same: this page is in the file
 //! page_desc[]  one for each bit of bitmap 2, in order of pfn
 //! a hole       where there are missing pages: room for their descriptors, had they any
-//! page data    compressed one by one; all zero pages share the first
+//! page data    compressed one by one; equal pages share theirs, all zero pages the first
 //! ```
 //! How many descriptors there are is known only when every chunk was decoded. So they are
 //! written as if no page was missing, and moved together at the end: 24 bytes a page.
@@ -28,9 +28,10 @@ use lifeboat_sources::vmcoreinfo::VmcoreInfo;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::coverage::{Coverage, Held};
+use super::links::Links;
 use super::marks::Span;
 use super::pipeline::{self, Order};
-use super::{ExportError, Options, Report};
+use super::{ExportError, Options, Report, page_of};
 use crate::dump::{OpenDump, PageSource, Piece};
 use crate::stream::Stream;
 
@@ -299,8 +300,19 @@ struct Packed {
     data: Vec<u8>,
     /// Length and flags of each data page.
     sizes: Vec<(u32, u32)>,
-    /// First descriptor and number of each run, and whether it has data.
-    runs: Vec<(u64, u64, bool)>,
+    /// Numbers of the pages of each run, and what their descriptors point to.
+    runs: Vec<(Range<u64>, Points)>,
+}
+
+/// What the descriptors of a run point to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Points {
+    /// One of [`Packed::sizes`] after the other.
+    Each,
+    /// All to the next one of them.
+    One,
+    /// The page of zeros.
+    Zero,
 }
 
 impl Packed {
@@ -310,14 +322,18 @@ impl Packed {
         self.runs.clear();
     }
 
-    /// Adds a run whose first descriptor has number `rank`.
-    fn add(&mut self, piece: &Piece<'_>, rank: u64, packer: &mut Packer, flag: u32) {
-        let is_data = piece.class == PageClass::Data;
-        self.runs.push((rank, piece.pages, is_data));
-        if !is_data {
-            return;
-        }
-        let (pages, _) = piece.data.as_chunks::<PAGE>();
+    /// Adds a run of pages with these numbers.
+    fn add(&mut self, piece: &Piece<'_>, ranks: Range<u64>, packer: &mut Packer, flag: u32) {
+        let word;
+        let (points, pages) = match piece.class {
+            PageClass::Data => (Points::Each, piece.data.as_chunks::<PAGE>().0),
+            PageClass::Fill(fill) => {
+                word = [page_of(fill)];
+                (Points::One, word.as_slice())
+            }
+            _ => (Points::Zero, [].as_slice()),
+        };
+        self.runs.push((ranks, points));
         for page in pages {
             let (len, flag) = match packer.pack(page, &mut self.data) {
                 Some(len) => (len, flag),
@@ -351,6 +367,7 @@ fn write_pages(
 ) -> Result<Report, ExportError> {
     let work = pipeline::Work::memory(dump, options);
     let order = Order::new(plan.zero_at + PAGE64, work.threads());
+    let links = Links { out, coverage, at: plan.desc_at, size: DESC };
     let (data, zero) = (AtomicU64::new(0), AtomicU64::new(0));
     let make = || {
         let packer = Packer::new(compression)?;
@@ -364,75 +381,75 @@ fn write_pages(
             packed.clear();
             match chunk {
                 Ok(chunk) => coverage.take(chunk, |piece| {
-                    let page = piece.first.0;
-                    let rank = coverage.span().rank(page);
-                    let rank = rank.ok_or(ExportError::Contradiction { page })?;
-                    packed.add(&piece, rank, &mut state.packer, compression.flag());
+                    let ranks = links.ranks(&piece)?;
+                    let count = if piece.class == PageClass::Zero { &zero } else { &data };
+                    count.fetch_add(piece.pages, Ordering::Relaxed);
+                    if let PageClass::Same(source) = piece.class {
+                        return links.note(ranks, source.0);
+                    }
+                    packed.add(&piece, ranks, &mut state.packer, compression.flag());
                     Ok(())
                 })?,
                 Err(_) => coverage.take_damaged(entry),
             }
-            let pages: u64 = packed.runs.iter().map(|r| r.1).sum();
-            let with_data = packed.sizes.len() as u64;
-            data.fetch_add(with_data, Ordering::Relaxed);
-            zero.fetch_add(pages - with_data, Ordering::Relaxed);
             let len = packed.data.len() as u64;
             for (packed, at) in order.hand_in(index, packed, len) {
                 pipeline::write_at(out, &packed.data, at)?;
-                write_descs(out, plan, &packed, at, &mut state.descs)?;
+                write_descs(&links, plan.zero_at, &packed, at, &mut state.descs)?;
                 state.spare.push(packed);
             }
             Ok(())
         },
     )?;
+    // A reader takes each descriptor by itself: several may point to the same data.
+    let lost = links.resolve(work.threads())?;
     Ok(Report {
-        data_pages: data.into_inner(),
+        data_pages: data.into_inner() - lost,
         zero_pages: zero.into_inner(),
         len: order.end(),
         ..Report::default()
     })
 }
 
-/// Writes the descriptors of a chunk's present pages: neighbours in the table unless
-/// pages of other layers lie between.
+/// Writes the descriptors of a chunk's pages: neighbours in the table unless pages of
+/// other layers lie between.
 fn write_descs(
-    out: &Stream<'_>,
-    plan: &Plan,
+    links: &Links<'_>,
+    zero_at: u64,
     packed: &Packed,
     mut data_at: u64,
     buf: &mut Vec<u8>,
 ) -> Result<(), ExportError> {
-    let mut at = plan.desc_at;
+    let mut at = links.at;
     let mut sizes = packed.sizes.iter();
     buf.clear();
-    for (rank, pages, is_data) in &packed.runs {
-        let place = plan.desc_at + rank * DESC64;
+    for (ranks, points) in &packed.runs {
+        let place = links.place(ranks.start);
         if place != at + buf.len() as u64 {
-            pipeline::write_at(out, buf, at)?;
+            pipeline::write_at(links.out, buf, at)?;
             buf.clear();
             at = place;
         }
-        for _ in 0..*pages {
-            let (offset, size, flags) = match sizes.as_slice().first() {
-                Some((size, flags)) if *is_data => {
-                    sizes.next();
-                    data_at += u64::from(*size);
-                    (data_at - u64::from(*size), *size, *flags)
-                }
-                _ => (plan.zero_at, 4096, 0),
-            };
+        for rank in ranks.clone() {
+            let (size, flags) = sizes.as_slice().first().copied().unwrap_or((4096, 0));
+            let offset = if *points == Points::Zero { zero_at } else { data_at };
+            let (size, flags) = if *points == Points::Zero { (4096, 0) } else { (size, flags) };
+            if *points == Points::Each || *points == Points::One && rank + 1 == ranks.end {
+                sizes.next();
+                data_at += u64::from(size);
+            }
             buf.extend_from_slice(&offset.to_le_bytes());
             buf.extend_from_slice(&size.to_le_bytes());
             buf.extend_from_slice(&flags.to_le_bytes());
             buf.extend_from_slice(&0u64.to_le_bytes());
             if buf.len() == DESC_BATCH * DESC {
-                pipeline::write_at(out, buf, at)?;
+                pipeline::write_at(links.out, buf, at)?;
                 at += buf.len() as u64;
                 buf.clear();
             }
         }
     }
-    pipeline::write_at(out, buf, at)
+    pipeline::write_at(links.out, buf, at)
 }
 
 /// Moves the descriptors of present pages together: missing pages have none. Within the

@@ -1,9 +1,9 @@
-//! What became of each page of memory while chunks are decoded on several threads: two
+//! What became of each page of memory while chunks are decoded on several threads: four
 //! bits a page, and nothing for long stretches of one kind.
 //!
-//! Memory: 1 KiB for each 4096 pages that are not all alike, 64 MiB for a machine of 1 TiB
+//! Memory: 2 KiB for each 4096 pages that are not all alike, 128 MiB for a machine of 1 TiB
 //! in layers. A dump of a few bytes can claim any number of pages: so at most 64 TiB are
-//! taken, and what is not all alike may take [`FREE`] and 32 times the dump's length.
+//! taken, and what is not all alike may take [`FREE`] and 64 times the dump's length.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,13 +18,15 @@ const MAX_PAGES: u64 = 1 << 34;
 /// Bytes of marks that any dump may take.
 const FREE: u64 = 16 << 20;
 /// Pages of a block.
-const BLOCK: u64 = 4096;
+pub(super) const BLOCK: u64 = 4096;
+/// Bits of a page.
+const BITS: u64 = 4;
 /// Pages of a word.
-const LANES: u64 = 32;
+const LANES: u64 = 64 / BITS;
 /// Words of a block.
-const WORDS: usize = 128;
+const WORDS: usize = 256;
 /// The low bit of each page.
-const LOW: u64 = 0x5555_5555_5555_5555;
+const LOW: u64 = 0x1111_1111_1111_1111;
 
 /// Pages as stretches in ascending order, with a number for each page from 0 on.
 #[derive(Debug, Default)]
@@ -69,6 +71,20 @@ impl Span {
         Some(before + page.checked_sub(range.start.0)?)
     }
 
+    /// The numbers of `page` and those behind it, at most `most`, as far as they lie in one
+    /// stretch; or how many of those `most` pages lie in none before one begins.
+    pub(super) fn stretch(&self, page: u64, most: u64) -> Result<Range<u64>, u64> {
+        let index = self.ranges.partition_point(|(r, _)| r.end.0 <= page);
+        match self.ranges.get(index) {
+            Some((range, _)) if page < range.start.0 => Err(most.min(range.start.0 - page)),
+            Some((range, before)) => {
+                let start = before + (page - range.start.0);
+                Ok(start..start + most.min(range.end.0 - page))
+            }
+            None => Err(most),
+        }
+    }
+
     /// The numbers of pages that lie in one stretch.
     pub(super) fn ranks(&self, pages: PageRange) -> Option<Range<u64>> {
         let index = self.ranges.partition_point(|(r, _)| r.end <= pages.start);
@@ -96,20 +112,29 @@ impl Span {
 pub(super) enum Mark {
     /// No chunk has answered for it.
     Nothing = 0,
-    /// It has contents, or is zero.
-    Present = 1,
+    /// Its contents are stored.
+    Data = 1,
+    /// It is zero, or of one word.
+    Plain = 2,
+    /// It is to have the contents of another page.
+    Same = 3,
+    /// It was to have those of a page that is not stored.
+    Lost = 4,
     /// The capturer could not read it.
-    Unreadable = 2,
+    Unreadable = 5,
     /// The profile left it out.
-    Excluded = 3,
+    Excluded = 6,
 }
 
 impl Mark {
     fn of(bits: u64) -> Self {
-        match bits & 3 {
+        match bits & 7 {
             0 => Self::Nothing,
-            1 => Self::Present,
-            2 => Self::Unreadable,
+            1 => Self::Data,
+            2 => Self::Plain,
+            3 => Self::Same,
+            4 => Self::Lost,
+            5 => Self::Unreadable,
             _ => Self::Excluded,
         }
     }
@@ -139,7 +164,7 @@ impl Marks {
             return Err(ExportError::TooLarge { what: "over 64 TiB of memory".into() });
         }
         let blocks = (0..pages.div_ceil(BLOCK)).map(|_| Mutex::new(Block::All(Mark::Nothing)));
-        let left = AtomicU64::new(FREE.saturating_add(len.saturating_mul(32)));
+        let left = AtomicU64::new(FREE.saturating_add(len.saturating_mul(64)));
         Ok(Self { blocks: blocks.collect(), pages, left })
     }
 
@@ -203,8 +228,8 @@ impl Marks {
             }
             let base = n * LANES;
             let lanes = lanes(part.start.saturating_sub(base), (part.end - base).min(LANES));
-            let had = (*word | *word >> 1) & LOW & lanes;
-            let new = lanes & !(had * 3);
+            let had = (*word | *word >> 1 | *word >> 2) & LOW & lanes;
+            let new = lanes & !(had * 15);
             *word |= new & (LOW * mark as u64);
             if had != 0 {
                 each_lane(had, &mut |lane| twice(base + lane..base + lane + 1));
@@ -216,27 +241,117 @@ impl Marks {
     /// All pages, as long stretches of one mark, ascending.
     pub(super) fn for_each(&self, give: impl FnMut(Range<u64>, Mark)) {
         let mut runs = Runs { start: 0, open: Mark::Nothing, give };
-        for (n, block) in (0u64..).zip(&self.blocks) {
-            let base = n * BLOCK;
-            match &*block.lock().unwrap_or_else(PoisonError::into_inner) {
-                Block::All(mark) => runs.go_on(base, *mark),
-                Block::Mixed(words) => {
-                    for (at, word) in (base..self.pages).step_by(32).zip(words.iter()) {
-                        // Most words are of one kind.
-                        let first = Mark::of(*word);
-                        if *word == LOW * first as u64 {
-                            runs.go_on(at, first);
-                            continue;
-                        }
-                        for lane in 0..LANES.min(self.pages - at) {
-                            runs.go_on(at + lane, Mark::of(word >> (2 * lane)));
-                        }
+        for n in 0..self.blocks.len() {
+            self.go_over(n, &mut runs);
+        }
+        runs.end(self.pages);
+    }
+
+    /// How many blocks there are, of [`BLOCK`] pages each.
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// The stretches of one mark within block `n`.
+    pub(super) fn stretches(&self, n: usize, mark: Mark) -> Vec<Range<u64>> {
+        let (mut out, start) = (Vec::new(), n as u64 * BLOCK);
+        let give = |ranks, found| {
+            if found == mark {
+                out.push(ranks);
+            }
+        };
+        let mut runs = Runs { start, open: Mark::Nothing, give };
+        self.go_over(n, &mut runs);
+        runs.end((start + BLOCK).min(self.pages));
+        out
+    }
+
+    fn go_over<F: FnMut(Range<u64>, Mark)>(&self, n: usize, runs: &mut Runs<F>) {
+        let base = n as u64 * BLOCK;
+        let Some(block) = self.blocks.get(n) else { return };
+        match &*block.lock().unwrap_or_else(PoisonError::into_inner) {
+            Block::All(mark) => runs.go_on(base, *mark),
+            Block::Mixed(words) => {
+                for (at, word) in (base..self.pages).step_by(16).zip(words.iter()) {
+                    // Most words are of one kind.
+                    let first = Mark::of(*word);
+                    if *word == LOW * first as u64 {
+                        runs.go_on(at, first);
+                        continue;
+                    }
+                    for lane in 0..LANES.min(self.pages - at) {
+                        runs.go_on(at + lane, Mark::of(word >> (BITS * lane)));
                     }
                 }
             }
         }
-        runs.end(self.pages);
     }
+
+    /// How many pages from `ranks.start` on are as `is` wants, one behind the other.
+    pub(super) fn count(&self, ranks: Range<u64>, is: impl Fn(Mark) -> bool) -> u64 {
+        let mut at = ranks.start;
+        while at < ranks.end {
+            let Some(block) = self.block(at) else { break };
+            let end = (at - at % BLOCK + BLOCK).min(ranks.end);
+            match &*block.lock().unwrap_or_else(PoisonError::into_inner) {
+                Block::All(all) if is(*all) => at = end,
+                Block::All(_) => break,
+                Block::Mixed(words) => {
+                    while at < end && is(mark_at(words, at)) {
+                        at += 1;
+                    }
+                    if at < end {
+                        break;
+                    }
+                }
+            }
+        }
+        at - ranks.start
+    }
+
+    /// Puts [`Mark::Lost`] in place of [`Mark::Same`], which all of these pages have.
+    pub(super) fn lose(&self, ranks: Range<u64>) {
+        let mut at = ranks.start;
+        while at < ranks.end {
+            let Some(block) = self.block(at) else { break };
+            let end = (at - at % BLOCK + BLOCK).min(ranks.end);
+            let mut block = block.lock().unwrap_or_else(PoisonError::into_inner);
+            if matches!(*block, Block::All(Mark::Same)) {
+                let whole = end - at == BLOCK || end == self.pages && at.is_multiple_of(BLOCK);
+                *block = match whole {
+                    true => Block::All(Mark::Lost),
+                    false => Block::Mixed(Box::new([LOW * Mark::Same as u64; WORDS])),
+                };
+            }
+            if let Block::Mixed(words) = &mut *block {
+                for rank in at..end {
+                    if let Some(word) = word_of(rank).and_then(|w| words.get_mut(w)) {
+                        *word ^= (Mark::Same as u64 ^ Mark::Lost as u64) << lane_of(rank);
+                    }
+                }
+            }
+            at = end;
+        }
+    }
+
+    fn block(&self, rank: u64) -> Option<&Mutex<Block>> {
+        usize::try_from(rank / BLOCK).ok().and_then(|n| self.blocks.get(n))
+    }
+}
+
+/// Which word of its block holds a page's mark.
+fn word_of(rank: u64) -> Option<usize> {
+    usize::try_from(rank % BLOCK / LANES).ok()
+}
+
+/// Where in that word.
+fn lane_of(rank: u64) -> u64 {
+    BITS * (rank % LANES)
+}
+
+fn mark_at(words: &[u64; WORDS], rank: u64) -> Mark {
+    let word = word_of(rank).and_then(|w| words.get(w)).copied().unwrap_or(0);
+    Mark::of(word >> lane_of(rank))
 }
 
 /// Joins neighbours of one mark.
@@ -267,12 +382,12 @@ fn lanes(from: u64, to: u64) -> u64 {
     if from >= to {
         return 0;
     }
-    (u64::MAX >> (64 - 2 * (to - from))) << (2 * from)
+    (u64::MAX >> (64 - BITS * (to - from))) << (BITS * from)
 }
 
 fn each_lane(mut low: u64, give: &mut impl FnMut(u64)) {
     while low != 0 {
-        give(u64::from(low.trailing_zeros()) / 2);
+        give(u64::from(low.trailing_zeros()) / BITS);
         low &= low - 1;
     }
 }
@@ -287,12 +402,12 @@ mod tests {
     fn any_sets() -> impl Strategy<Value = Vec<(u64, u64, u64)>> {
         let len = prop_oneof![1u64..80, 1u64..9000, Just(BLOCK)];
         let at = prop_oneof![0u64..PAGES, (0u64..4).prop_map(|b| b * BLOCK)];
-        proptest::collection::vec((at, len, 1u64..4), 0..20)
+        proptest::collection::vec((at, len, 1u64..7), 0..20)
     }
 
     proptest! {
         #[test]
-        fn marks_are_those_of_a_plain_list(sets in any_sets()) {
+        fn marks_are_those_of_a_plain_list(sets in any_sets(), lost in 0u64..PAGES) {
             let marks = Marks::new(PAGES, 0).unwrap();
             let mut model = vec![Mark::Nothing; usize::try_from(PAGES).unwrap()];
             for (at, len, mark) in sets {
@@ -306,6 +421,28 @@ mod tests {
                     if *slot == Mark::Nothing { *slot = mark } else { again.push(page) }
                 }
                 prop_assert_eq!(twice, again);
+            }
+            for n in 0..marks.blocks() {
+                let mut same = Vec::new();
+                let first = n as u64 * BLOCK;
+                for rank in first..(first + BLOCK).min(PAGES) {
+                    if model[usize::try_from(rank).unwrap()] == Mark::Same { same.push(rank) }
+                }
+                let found: Vec<u64> = marks.stretches(n, Mark::Same).into_iter().flatten().collect();
+                prop_assert_eq!(found, same);
+            }
+            let end = (lost + 6000).min(PAGES);
+            let ahead = model[usize::try_from(lost).unwrap()..usize::try_from(end).unwrap()].iter();
+            let data = ahead.take_while(|m| **m == Mark::Data).count() as u64;
+            prop_assert_eq!(marks.count(lost..end, |m| m == Mark::Data), data);
+            for n in 0..marks.blocks() {
+                for same in marks.stretches(n, Mark::Same) {
+                    let part = same.start.clamp(lost, end)..same.end.clamp(lost, end);
+                    marks.lose(part);
+                }
+            }
+            for m in &mut model[usize::try_from(lost).unwrap()..usize::try_from(end).unwrap()] {
+                if *m == Mark::Same { *m = Mark::Lost }
             }
             let (mut got, mut last) = (Vec::new(), None);
             marks.for_each(|ranks, mark| {
@@ -332,6 +469,10 @@ mod tests {
             for page in 0..at + 3 {
                 let want = all.binary_search(&page).ok().map(|n| n as u64);
                 prop_assert_eq!(span.rank(page), want);
+                if want.is_none() {
+                    let next = all.iter().find(|p| **p > page).map_or(9, |p| (p - page).min(9));
+                    prop_assert_eq!(span.stretch(page, 9), Err(next));
+                }
             }
             for (n, page) in (0u64..).zip(&all) {
                 for len in 1..40 {
@@ -341,6 +482,8 @@ mod tests {
                     let inside = (0..len).all(|i| span.rank(page + i) == Some(n + i));
                     let want = inside.then_some(n..n + len);
                     prop_assert_eq!(span.ranks(PageRange::new(*page, page + len)), want);
+                    let here = (0..len).take_while(|i| span.rank(page + i) == Some(n + i)).count() as u64;
+                    prop_assert_eq!(span.stretch(*page, len), Ok(n..n + here));
                 }
             }
         }
@@ -351,11 +494,11 @@ mod tests {
         assert!(Marks::new(MAX_PAGES + 1, 1 << 40).is_err());
         let marks = Marks::new(1 << 30, 0).unwrap();
         // Whole blocks take nothing, however many.
-        marks.set(0..1 << 29, Mark::Present, &mut |_| ()).unwrap();
+        marks.set(0..1 << 29, Mark::Data, &mut |_| ()).unwrap();
         let mut blocks = (1 << 29..1 << 30).step_by(4096);
         let full = blocks
             .by_ref()
-            .take_while(|at| marks.set(*at..at + 1, Mark::Present, &mut |_| ()).is_ok());
-        assert_eq!(full.count() as u64, FREE / 1024);
+            .take_while(|at| marks.set(*at..at + 1, Mark::Data, &mut |_| ()).is_ok());
+        assert_eq!(full.count() as u64, FREE / 2048);
     }
 }

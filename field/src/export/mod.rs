@@ -3,7 +3,7 @@
 //! Every writer here streams: chunks are decoded once, on all cores, each byte of
 //! output is written at a place known beforehand while the disk works on those before,
 //! and the tables that say what is there come last. Memory depends on the number of
-//! chunks and of holes, and on the machine's by two bits a page (`marks`). Writers get an
+//! chunks and of holes, and on the machine's by four bits a page (`marks`). Writers get an
 //! open, empty, regular file, to write and read back; naming it, and removing it on
 //! failure, is the caller's.
 //!
@@ -14,13 +14,14 @@
 mod coverage;
 pub mod elf;
 pub mod kdump;
+mod links;
 mod marks;
 mod pipeline;
 pub mod swap;
 
 use std::io::{self, Write};
 
-use lifeboat_format::PageRange;
+use lifeboat_format::{PAGE, PageRange};
 
 use crate::dump::DumpError;
 
@@ -73,7 +74,7 @@ pub struct Missing {
 /// What an export did.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// Pages written with contents.
+    /// Pages written with contents, those of one word included.
     pub data_pages: u64,
     /// Zero pages.
     pub zero_pages: u64,
@@ -154,4 +155,13 @@ pub enum ExportError {
     /// A codec could not be set up.
     #[error("the compressor failed: {0}\nhint: report this, with the version of lifeboat")]
     Compressor(String),
+}
+
+/// A page of one word.
+fn page_of(word: u64) -> [u8; PAGE] {
+    let mut page = [0; PAGE];
+    for to in page.as_chunks_mut().0 {
+        *to = word.to_le_bytes();
+    }
+    page
 }

@@ -291,6 +291,9 @@ impl<'a> Truth<'a> {
                 };
                 match found {
                     Page::Data(bytes) => assert!(bytes[..] == want[..] && data, "page {number}"),
+                    Page::Fill(word) => {
+                        assert_eq!(want, word.to_le_bytes().repeat(512), "page {number}");
+                    }
                     Page::Zero => assert!(!data, "page {number} is not zero"),
                     Page::NotCaptured => {
                         assert!(!whole, "page {number} is lost");

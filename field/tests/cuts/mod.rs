@@ -9,14 +9,14 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use lifeboat_crypt::{DataKey, Sealer, fingerprint, header_digest, wrap};
 use lifeboat_engine::{
-    CommitFacts, Cursor, Frames, Input, Job, Monitor, PageRead, Place, PlaceRead, ReadFault,
-    Worker, capture,
+    CommitFacts, Cursor, Frames, Input, Job, Method, Monitor, PageRead, Place, PlaceRead,
+    ReadFault, Shared, Tuner, Worker, capture,
 };
-use lifeboat_format::bootcfg::Policy;
+use lifeboat_format::bootcfg::{Ladder, Policy};
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::{HEADER_LEN, KEY_AREA_LEN};
 use lifeboat_format::meta::{MetaWriter, SwapDevice, Tag};
@@ -26,14 +26,19 @@ use lifeboat_format::{
 };
 use lifeboat_sink::{BlockDev, Candidate, Chain, Event, Head, Host, Placement, Volume};
 
-#[path = "../../../initramfs/init/src/join.rs"]
-mod join;
+use lifeboat_join as join;
 #[path = "../../../capturer/sink/tests/sim/mod.rs"]
 pub mod sim;
 use join::{CryptSeal, Disk as Joined};
 use sim::{Bytes, Disk, Log, Queue, Request, Rng, SECTOR};
 
 pub mod check;
+
+/// A worker that packs by a zstd level, or stores.
+fn worker(level: Option<i32>, chunk_pages: u32) -> Worker {
+    let ladder = Ladder::new(&[level.map_or(Method::Store, Method::Zstd)]).unwrap();
+    join::worker(&ladder, chunk_pages).unwrap()
+}
 
 pub const LOG: &[u8] = b"[    9.123460] Kernel panic - not syncing: sysrq triggered crash\n";
 pub const NOTES: &[u8] = b"the notes, verbatim";
@@ -178,7 +183,7 @@ impl Setup {
         let chain = Chain::begin(host, targets, 0, &plan, self.policy, head).unwrap();
         let seal = CryptSeal(Sealer::new(Some(&key)));
         let mut frames = Frames::new(Joined(chain), seal, &header, &keys);
-        let mut worker = Worker::new(Some(1), 32).unwrap();
+        let mut worker = worker(Some(1), 32);
         frames.begin().unwrap();
         for (kind, text) in [
             (ChunkKind::Log, LOG),
@@ -188,7 +193,7 @@ impl Setup {
             frames.lasting_text(kind, text, worker.scratch()).unwrap();
         }
         frames.checkpoint().unwrap();
-        let frames = Mutex::new(frames);
+        let frames = Shared::new(frames);
         self.pages(&mut worker, &frames);
         let mut frames = frames.into_inner().unwrap();
         frames.open_reserve();
@@ -208,7 +213,7 @@ impl Setup {
         let _ = frames.sink_mut().0.close(SlotState::Complete);
     }
 
-    fn pages(&self, worker: &mut Worker, frames: &Mutex<Frames<Joined<Disk, Disks>, CryptSeal>>) {
+    fn pages(&self, worker: &mut Worker, frames: &Shared<Joined<Disk, Disks>, CryptSeal>) {
         let swap = [PageRange::new(0, self.pages.1)];
         let layers: &[Layer] = if self.layered { &Layer::BY_WORTH } else { &[Layer::Address] };
         let memory = layers.iter().map(|l| (ChunkKind::Memory, *l, self.ranges()));
@@ -223,6 +228,8 @@ impl Setup {
                 name,
                 cursor: &cursor,
                 monitor: &Ever,
+                tuner: &Tuner::new(&[Method::Zstd(1)]),
+                twins: None,
             };
             let mut pages = Reader(kind == ChunkKind::Swap);
             let mut input = Input { pages: &mut pages, places: Some(&mut Layers) };

@@ -10,10 +10,9 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
 
 use lifeboat_crypt::{DataKey, Sealer, header_digest};
-use lifeboat_engine::{CommitFacts, Monitor, PageRead, ReadFault, Worker};
+use lifeboat_engine::{CommitFacts, Monitor, PageRead, ReadFault, Shared, Twins, Worker};
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::KEY_AREA_LEN;
 use lifeboat_format::meta::{MetaWriter, SwapDevice, Tag};
@@ -133,6 +132,8 @@ pub struct Order {
     pub generation: u64,
     pub level: Option<i32>,
     pub layered: bool,
+    /// Identical pages once.
+    pub dedup: bool,
     pub chunk_pages: u32,
     pub workers: usize,
 }
@@ -154,6 +155,7 @@ impl Order {
             generation: 0,
             level: Some(1),
             layered: false,
+            dedup: false,
             chunk_pages: 32,
             workers: 1,
         }
@@ -254,22 +256,34 @@ pub fn make(order: &Order, places: Vec<Place>) -> Made {
     let seal = CryptSeal(Sealer::new(order.key.as_ref()));
     let (mut frames, _) = rig::begin(places, seal, |_, _| header, &area);
     let mut workers: Vec<Worker> =
-        (0..order.workers).map(|_| Worker::new(order.level, order.chunk_pages).unwrap()).collect();
+        (0..order.workers).map(|_| rig::worker(order.level, order.chunk_pages)).collect();
     frames.lasting_text(ChunkKind::Log, &order.log, workers[0].scratch()).unwrap();
     frames.lasting_text(ChunkKind::Notes, &notes(), workers[0].scratch()).unwrap();
     frames.lasting_text(ChunkKind::Meta, &order.meta(&header), workers[0].scratch()).unwrap();
     frames.checkpoint().unwrap();
-    let frames = Mutex::new(frames);
+    let twins = Twins::new(64 << 10).filter(|_| order.dedup);
+    if twins.is_some() {
+        workers.iter_mut().for_each(|w| w.look_for_twins(rig::prints()));
+    }
+    let frames = Shared::new(frames);
     let reader_of = |device| move || Pages(order.machine.device(device));
     let memory = reader_of(None);
-    let stop = rig::memory(&mut workers, &order.ranges, order.layered, &Ever, memory, &frames);
+    let stop = rig::memory(
+        &mut workers,
+        &order.ranges,
+        order.layered,
+        &Ever,
+        memory,
+        &frames,
+        twins.as_ref(),
+    );
     assert!(stop.is_none(), "{stop:?}");
     let pages = |bytes: &u64| bytes.div_ceil(PAGE as u64);
     for (device, bytes) in (0u16..).zip(&order.swap) {
         let range = [PageRange::new(0, pages(bytes))];
         let what = (ChunkKind::Swap, device, Layer::Address);
         let reader = reader_of(Some(device));
-        let stop = rig::pages(&mut workers, what, &range, &Ever, &reader, &frames);
+        let stop = rig::pages(&mut workers, what, &range, &Ever, &reader, &frames, twins.as_ref());
         assert!(stop.is_none(), "{stop:?}");
     }
     let mut frames = frames.into_inner().unwrap();

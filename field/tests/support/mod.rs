@@ -9,12 +9,14 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test program uses its part")]
 
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use lifeboat_crypt::{
     DataKey, Identities, Sealer, fingerprint, generate_identity, header_digest, wrap,
 };
-use lifeboat_engine::{CommitFacts, EngineError, Monitor, PageRead, ReadFault, Worker};
+use lifeboat_engine::{
+    CommitFacts, EngineError, Monitor, PageRead, ReadFault, Shared, Twins, Worker,
+};
 use lifeboat_field::dump::{DumpError, DumpFile, OpenDump};
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::KEY_AREA_LEN;
@@ -144,6 +146,8 @@ pub struct Setup<'a> {
     pub rooms: Vec<u64>,
     /// Memory in the order of its worth.
     pub layered: bool,
+    /// Identical pages once.
+    pub dedup: bool,
 }
 
 /// A dump's bytes and what opens it.
@@ -220,21 +224,40 @@ pub fn take(setup: &Setup<'_>) -> Taken {
     let seal = CryptSeal(Sealer::new(key.as_ref()));
     let (mut frames, _) = rig::begin(places, seal, |_, _| header, &keys);
     let mut workers: Vec<Worker> =
-        (0..setup.workers).map(|_| Worker::new(setup.level, setup.chunk_pages).unwrap()).collect();
+        (0..setup.workers).map(|_| rig::worker(setup.level, setup.chunk_pages)).collect();
     frames.lasting_text(ChunkKind::Log, &setup.log, workers[0].scratch()).unwrap();
     frames.lasting_text(ChunkKind::Notes, &setup.notes, workers[0].scratch()).unwrap();
     frames.lasting_text(ChunkKind::Meta, &meta(setup, &header), workers[0].scratch()).unwrap();
-    let frames = Mutex::new(frames);
+    let twins = Twins::new(64 << 10).filter(|_| setup.dedup);
+    if twins.is_some() {
+        workers.iter_mut().for_each(|w| w.look_for_twins(rig::prints()));
+    }
+    let frames = Shared::new(frames);
     let reader = |device| move || Reader(setup.machine, device);
-    let mut stop =
-        rig::memory(&mut workers, &setup.ranges, setup.layered, &Ever, reader(None), &frames);
+    let mut stop = rig::memory(
+        &mut workers,
+        &setup.ranges,
+        setup.layered,
+        &Ever,
+        reader(None),
+        &frames,
+        twins.as_ref(),
+    );
     let pages = |bytes: &u64| bytes.div_ceil(PAGE as u64);
     for (index, bytes) in setup.swap.iter().enumerate() {
         let range = [PageRange::new(0, pages(bytes))];
         let device = u16::try_from(index).unwrap();
         let what = (ChunkKind::Swap, device, Layer::Address);
         stop = stop.or_else(|| {
-            rig::pages(&mut workers, what, &range, &Ever, &reader(Some(device)), &frames)
+            rig::pages(
+                &mut workers,
+                what,
+                &range,
+                &Ever,
+                &reader(Some(device)),
+                &frames,
+                twins.as_ref(),
+            )
         });
     }
     assert!(stop.as_ref().is_none_or(EngineError::can_commit), "{stop:?}");
@@ -378,5 +401,6 @@ pub fn standard(machine: &dyn Machine) -> Setup<'_> {
         chunk_pages: 64,
         rooms: vec![1 << 32],
         layered: false,
+        dedup: false,
     }
 }

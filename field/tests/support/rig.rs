@@ -9,22 +9,27 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
 
+use lifeboat_crypt::PagePrint;
 use lifeboat_engine::{
-    Cursor, EngineError, Frames, Input, Job, Monitor, PageRead, Place as PagePlace, PlaceRead,
-    Worker, capture,
+    Cursor, EngineError, Fingerprint, Frames, Input, Job, Method, Monitor, PageRead,
+    Place as PagePlace, PlaceRead, Shared, Tuner, Twins, Worker, capture,
 };
-use lifeboat_format::bootcfg::Policy;
+use lifeboat_format::bootcfg::{Ladder, Policy};
 use lifeboat_format::commit::IoMode;
 use lifeboat_format::header::{HEADER_LEN, KEY_AREA_LEN};
 use lifeboat_format::{BLOCK, ChunkKind, DumpHeader, Id, Layer, PageRange, Pfn};
 use lifeboat_sink::{Candidate, Chain, Event, FileDev, Head, Host, Output, Placement, Volume};
 use lifeboat_sys::{QueueMode, WriteQueue};
 
-#[path = "../../../initramfs/init/src/join.rs"]
-mod join;
-pub(crate) use join::{CryptSeal, Disk};
+use lifeboat_join as join;
+pub use lifeboat_join::{CryptSeal, Disk};
+
+/// A worker that packs by a zstd level, or stores.
+pub fn worker(level: Option<i32>, chunk_pages: u32) -> Worker {
+    let ladder = Ladder::new(&[level.map_or(Method::Store, Method::Zstd)]).unwrap();
+    join::worker(&ladder, chunk_pages).unwrap()
+}
 
 /// A volume in a file.
 pub struct Place {
@@ -92,6 +97,9 @@ impl Output for Shifted {
     fn flush(&mut self) -> io::Result<()> {
         self.queue.flush()
     }
+    fn busy(&self) -> (usize, usize) {
+        self.queue.busy()
+    }
     fn mode(&self) -> IoMode {
         IoMode::Polled
     }
@@ -156,6 +164,11 @@ impl PlaceRead for Layers {
     }
 }
 
+/// Prints under a fixed key, for a worker that stores identical pages once.
+pub fn prints() -> Box<dyn Fingerprint + Send> {
+    Box::new(join::Prints(PagePrint::new(&[5; 32]).unwrap()))
+}
+
 /// Captures memory in the order of its worth, or in order of address.
 pub fn memory<P: PageRead + Send>(
     workers: &mut [Worker],
@@ -163,12 +176,13 @@ pub fn memory<P: PageRead + Send>(
     layered: bool,
     monitor: &dyn Monitor,
     reader: impl Fn() -> P + Sync,
-    frames: &Mutex<Writer>,
+    frames: &Shared<Disk<FileDev, Files>, CryptSeal>,
+    twins: Option<&Twins>,
 ) -> Option<EngineError> {
     let all: &[Layer] = if layered { &Layer::BY_WORTH } else { &[Layer::Address] };
     all.iter().find_map(|layer| {
         let kind = ChunkKind::Memory;
-        pages(workers, (kind, 0, *layer), ranges, monitor, &reader, frames)
+        pages(workers, (kind, 0, *layer), ranges, monitor, &reader, frames, twins)
     })
 }
 
@@ -179,7 +193,8 @@ pub fn pages<P: PageRead + Send>(
     ranges: &[PageRange],
     monitor: &dyn Monitor,
     reader: &(impl Fn() -> P + Sync),
-    frames: &Mutex<Writer>,
+    frames: &Shared<Disk<FileDev, Files>, CryptSeal>,
+    twins: Option<&Twins>,
 ) -> Option<EngineError> {
     let cursor = Cursor::new(ranges);
     let job = Job {
@@ -190,6 +205,8 @@ pub fn pages<P: PageRead + Send>(
         name: "the machine",
         cursor: &cursor,
         monitor,
+        tuner: &Tuner::new(&[workers[0].scratch().method()]),
+        twins,
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = workers

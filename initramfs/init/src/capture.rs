@@ -1,19 +1,18 @@
 //! The capture itself: from devices to commit record.
 
-use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lifeboat_crypt::Sealer;
-use lifeboat_engine::{CommitFacts, Frames, Worker};
+use lifeboat_crypt::{PagePrint, Sealer};
+use lifeboat_engine::{CommitFacts, Frames, Shared, Tuner, Twins, Worker};
 use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::commit::{Outcome, SourceKind as Recorded};
 use lifeboat_format::header::HEADER_LEN;
 use lifeboat_format::{BLOCK, ChunkKind, SlotState};
+use lifeboat_join::{self as join, CryptSeal, Disk, Prints};
 use lifeboat_sink::{Chain, FileDev, Head as PartHead};
 use lifeboat_sources::{AnyMemory, OldMemory, SourceKind, open_auto};
 
 use crate::console::{say, with_record};
-use crate::join::{CryptSeal, Disk};
 use crate::pages::{self, Pages};
 use crate::phase::{Journal, Phase};
 use crate::supervisor::Supervisor;
@@ -27,6 +26,7 @@ pub(crate) fn now() -> u64 {
 }
 
 pub(crate) type Writer = Frames<Disk<FileDev, Disks>, CryptSeal>;
+pub(crate) type SharedWriter = Shared<Disk<FileDev, Disks>, CryptSeal>;
 
 /// Runs all phases. `Ok` means that a dump is committed, complete or partial.
 pub(crate) fn run(
@@ -73,6 +73,7 @@ pub(crate) fn run(
     let worth = pages::worth(config, &memory);
     let head = head::Head::gather(config, &memory, &swaps, &target)?;
     let mut workers = make_workers(config)?;
+    let twins = make_twins(config, &mut workers)?;
     let name = target.name();
     let frames = begin(config, &memory, &head, target, &mut workers)?;
     say!(
@@ -84,14 +85,26 @@ pub(crate) fn run(
         workers.len()
     );
 
-    let frames = Mutex::new(frames);
+    let frames = Shared::new(frames);
     let worth = worth.as_ref();
     let (memory, swaps, frames_ref) = (&memory, &swaps, &frames);
-    let all = Pages { config, journal, supervisor, memory, swaps, worth, frames: frames_ref };
+    let tuner = &Tuner::new(config.codec.methods());
+    let twins = twins.as_ref();
+    let all = Pages {
+        config,
+        journal,
+        supervisor,
+        memory,
+        swaps,
+        worth,
+        frames: frames_ref,
+        tuner,
+        twins,
+    };
     let outcome = all.capture(&mut workers)?;
 
     enter(Phase::Commit);
-    let frames = frames.into_inner().map_err(|_| "a worker failed")?;
+    let frames = frames.into_inner()?;
     commit(frames, outcome, recorded(memory.kind()), asked, &mut workers, journal, &name)
 }
 
@@ -138,16 +151,32 @@ fn make_workers(config: &BootConfig) -> Result<Vec<Worker>, Failure> {
     let count = if config.workers == 0 { cpus } else { config.workers as usize };
     let mut workers = Vec::with_capacity(count);
     for n in 0..count.clamp(1, 64) {
-        match Worker::new(config.zstd_level, config.chunk_pages) {
-            Ok(worker) => workers.push(worker),
-            Err(e) if n > 0 => {
-                say!("only {n} of {count} workers: {e}");
+        match join::worker(&config.codec, config.chunk_pages) {
+            Some(worker) => workers.push(worker),
+            None if n > 0 => {
+                say!("only {n} of {count} workers: zstd has not enough memory");
                 break;
             }
-            Err(e) => return Err(e.into()),
+            None => return Err("zstd has not enough memory".into()),
         }
     }
     Ok(workers)
+}
+
+/// The table of pages that were stored already, and the prints that it is made of.
+fn make_twins(config: &BootConfig, workers: &mut [Worker]) -> Result<Option<Twins>, Failure> {
+    let Some(twins) = Twins::new(usize::try_from(config.dedup_kib)? << 10) else {
+        return Ok(None);
+    };
+    let key = head::random_bytes::<32>()?;
+    for worker in workers {
+        let Some(prints) = PagePrint::new(&key) else {
+            say!("head: this processor cannot print pages; identical ones are stored each time");
+            return Ok(None);
+        };
+        worker.look_for_twins(Box::new(Prints(prints)));
+    }
+    Ok(Some(twins))
 }
 
 fn commit(

@@ -106,15 +106,15 @@ fn render_log(info: &VmcoreInfo<'_>, memory: &AnyMemory) -> Result<String, Failu
     Ok(String::from_utf8(buf)?)
 }
 
-/// 48 bytes of the kernel's generator, once it says that it is seeded. Its 32 for the
+/// Bytes of the kernel's generator, once it says that it is seeded. The 32 for the
 /// key are mixed with the seed from arming, so a generator that stays unseeded is
 /// told of and survived only if there is such a seed (see `data_key`).
-fn random_bytes() -> Result<Zeroizing<[u8; 48]>, Failure> {
-    let mut out = Zeroizing::new([0u8; 48]);
+pub(crate) fn random_bytes<const N: usize>() -> Result<Zeroizing<[u8; N]>, Failure> {
+    let mut out = Zeroizing::new([0u8; N]);
     let start = Instant::now();
     loop {
         match getrandom(&mut out[..], GetRandomFlags::NONBLOCK) {
-            Ok(48) => return Ok(out),
+            Ok(got) if got == N => return Ok(out),
             Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR)
                 if start.elapsed() < RANDOM_WAIT =>
             {

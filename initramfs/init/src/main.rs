@@ -15,7 +15,6 @@ mod console;
 mod devices;
 mod fault;
 mod head;
-mod join;
 mod led;
 mod mounts;
 mod pages;

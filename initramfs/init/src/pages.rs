@@ -1,10 +1,8 @@
 //! The pages: memory in the order of its worth, and the swap devices.
 
-use std::sync::Mutex;
-
 use lifeboat_engine::{
-    Cursor, EngineError, Input, Job, Monitor, PageRead, Place, PlaceRead, ReadFault, Worker,
-    capture,
+    Cursor, EngineError, Frames, Input, Job, Monitor, PageRead, Place, PlaceRead, ReadFault, Tuner,
+    Twins, Worker, capture,
 };
 use lifeboat_format::bootcfg::{BootConfig, Order, SwapPlan};
 use lifeboat_format::commit::{Outcome, PageCounts};
@@ -14,7 +12,7 @@ use lifeboat_sources::vmcoreinfo::VmcoreInfo;
 use lifeboat_sources::worth::{Worth, WorthReader};
 use lifeboat_sources::{AnyMemory, MemoryReader, OldMemory, SourceKind, notes};
 
-use crate::capture::Writer;
+use crate::capture::{SharedWriter, Writer};
 use crate::console::say;
 use crate::phase::{Journal, Phase};
 use crate::supervisor::Supervisor;
@@ -29,7 +27,9 @@ pub(crate) struct Pages<'a> {
     pub(crate) memory: &'a AnyMemory,
     pub(crate) swaps: &'a Swaps,
     pub(crate) worth: Option<&'a Worth>,
-    pub(crate) frames: &'a Mutex<Writer>,
+    pub(crate) frames: &'a SharedWriter,
+    pub(crate) tuner: &'a Tuner,
+    pub(crate) twins: Option<&'a Twins>,
 }
 
 /// What pages are worth, if the configuration asks and the dead kernel's records can be
@@ -109,6 +109,8 @@ impl Pages<'_> {
                 name: "old memory",
                 cursor: &cursor,
                 monitor: &clock,
+                tuner: self.tuner,
+                twins: self.twins,
             };
             let before = self.counts(|f| f.counts().0);
             let this = self.run(&job, workers, &|| self.memory_input())?;
@@ -157,6 +159,8 @@ impl Pages<'_> {
             name: "a swap device",
             cursor: &cursor,
             monitor: &clock,
+            tuner: self.tuner,
+            twins: self.twins,
         };
         let open = || Ok(OwnedInput { pages: source.reader()?, places: None });
         let before = self.counts(|f| f.counts().1);
@@ -171,7 +175,7 @@ impl Pages<'_> {
     /// Makes a layer durable before a less valuable one is begun: a disk's write cache
     /// holds what it likes until then.
     fn secure(&self) -> Result<(), Failure> {
-        Ok(self.frames.lock().map_err(|_| "a worker failed")?.checkpoint()?)
+        Ok(self.frames.with(Frames::checkpoint)??)
     }
 
     fn clock(&self) -> Clock<'_> {
@@ -179,7 +183,7 @@ impl Pages<'_> {
     }
 
     fn counts(&self, of: impl Fn(&Writer) -> PageCounts) -> PageCounts {
-        self.frames.lock().map(|f| of(&f)).unwrap_or_default()
+        self.frames.with(|f| of(f)).unwrap_or_default()
     }
 
     fn report(
@@ -273,6 +277,10 @@ impl Monitor for Clock<'_> {
     fn tick(&self, pages: u64) -> bool {
         self.supervisor.moved(self.journal, pages);
         self.supervisor.capture_ms_left() > 0
+    }
+
+    fn nanos(&self) -> u64 {
+        self.supervisor.nanos()
     }
 }
 

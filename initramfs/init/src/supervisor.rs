@@ -79,6 +79,11 @@ impl Supervisor {
         deadline.saturating_sub(tail).saturating_sub(self.shared.now_ms())
     }
 
+    /// Nanoseconds since the start, by a clock that may be calibrated badly.
+    pub(crate) fn nanos(&self) -> u64 {
+        u64::try_from(self.shared.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// Passes on that something moved: the watchdog is fed only then.
     pub(crate) fn moved(&self, journal: &Journal, by: u64) {
         journal.moved(by);

@@ -162,6 +162,9 @@ fn same_pages(dump: &OpenDump, out: &File) {
             match memory.page(Pfn(pfn)).expect("it was exported") {
                 Page::Data(page) => assert_eq!(bytes, *page, "page {pfn:#x}"),
                 Page::Zero => assert_eq!(bytes, [0; PAGE], "page {pfn:#x}"),
+                Page::Fill(word) => {
+                    assert!(bytes.as_chunks().0.iter().all(|w| *w == word.to_le_bytes()));
+                }
                 other => panic!("page {pfn:#x} is shown, but is {other:?}"),
             }
         }

@@ -13,6 +13,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lifeboat-sink", &["lifeboat-format", "lifeboat-sys"]),
     ("lifeboat-crypt", &["lifeboat-format"]),
     (
+        "lifeboat-join",
+        &["lifeboat-format", "lifeboat-engine", "lifeboat-sink", "lifeboat-crypt", "lifeboat-sys"],
+    ),
+    (
         "lifeboat-init",
         &[
             "lifeboat-format",
@@ -20,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lifeboat-sources",
             "lifeboat-sink",
             "lifeboat-crypt",
+            "lifeboat-join",
             "lifeboat-sys",
         ],
     ),
@@ -28,6 +33,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "lifeboat",
         &[
+            "lifeboat-engine",
+            "lifeboat-join",
             "lifeboat-format",
             "lifeboat-crypt",
             "lifeboat-sink",

@@ -420,6 +420,10 @@ impl Output for Queue {
         self.disk.flush()
     }
 
+    fn busy(&self) -> (usize, usize) {
+        (self.busy.iter().flatten().count(), self.busy.len())
+    }
+
     fn mode(&self) -> IoMode {
         IoMode::Polled
     }

@@ -1,0 +1,269 @@
+//! `lifeboat capture`: what the crash kernel does, on a host: a vmcore becomes a dump.
+//!
+//! The same engine, workers, codecs, cipher and queue as in PID 1 (`lifeboat_join`), with
+//! a file as source and a file as target: for vmcores that other tools took, and for
+//! measuring. It refuses to touch a volume: a dump in a file is what `pull` would give.
+
+mod head;
+mod throttle;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use lifeboat_crypt::{PagePrint, Sealer};
+use lifeboat_engine::{
+    CommitFacts, Cursor, EngineError, Frames, Input, Job, Method, Monitor, PageRead, ReadFault,
+    Shared, Tuner, Twins, Worker,
+};
+use lifeboat_format::bootcfg::Ladder;
+use lifeboat_format::commit::{MAX_PHASES, Outcome, PageCounts, PhaseId, SourceKind};
+use lifeboat_format::{ChunkKind, CommitRecord, Layer, Pfn};
+use lifeboat_join::{CryptSeal, Plain, Prints};
+use lifeboat_sink::ExtentWriter;
+use lifeboat_sources::vmcore::Vmcore;
+use lifeboat_sources::{MemoryReader, OldMemory};
+use lifeboat_sys::{QueueMode, WriteQueue};
+
+use crate::cli::{Capture, PackWord};
+use crate::output::Output;
+use crate::ui::{Context as _, Ended, Failure, Outcome as Exit, say};
+use head::Head;
+use throttle::Throttled;
+
+/// Buffers of the queue, and their length in bytes: 4 MiB, as in the crash kernel.
+const BUFFERS: usize = 8;
+const BUFFER_LEN: usize = 512 << 10;
+
+type Writer = Shared<Plain<Throttled>, CryptSeal>;
+
+/// Takes a dump of a vmcore file.
+pub(crate) fn run(args: &Capture) -> Ended {
+    let ladder = ladder(args)?;
+    let out = Output::create(&args.to, args.force)?;
+    let memory = Vmcore::open_file(&args.from).map_err(|e| Failure::of(&e))?;
+    let head = Head::make(args, &memory)?;
+    let clock = Clock { start: Instant::now(), pages: AtomicU64::new(0) };
+    let mut workers = workers(args, &ladder)?;
+    let twins = twins(args, &mut workers)?;
+    let tuner = Tuner::new(ladder.methods());
+    let frames = begin(&out, args, &head, &memory, &mut workers)?;
+    let outcome = pages(&memory, &mut workers, &frames, &tuner, twins.as_ref(), &clock)?;
+    let pages_ms = clock.millis();
+    let frames = frames.into_inner().map_err(|e| Failure::of(&e))?;
+    let record = commit(frames, outcome, &memory, pages_ms, &mut workers)?;
+    out.file().set_len(record.total_len).context(args.to.display())?;
+    out.finish()?;
+    report(args, &record, &tuner, workers.len(), &clock);
+    Ok(if record.outcome == Outcome::Complete { Exit::Good } else { Exit::Partial })
+}
+
+fn ladder(args: &Capture) -> Result<Ladder, Failure> {
+    let level = args.level.unwrap_or(1);
+    if args.level.is_some() && args.codec != PackWord::Zstd {
+        return Err(
+            Failure::usage("--level is of --codec zstd").hint("leave it out, or name --codec zstd")
+        );
+    }
+    let methods = match args.codec {
+        PackWord::Adaptive => return Ok(Ladder::default()),
+        PackWord::Store => [Method::Store],
+        PackWord::Lz4 => [Method::Lz4],
+        PackWord::Zstd => [Method::Zstd(level)],
+    };
+    Ladder::new(&methods).map_err(|why| Failure::usage(why).hint("1 is a good choice"))
+}
+
+fn workers(args: &Capture, ladder: &Ladder) -> Result<Vec<Worker>, Failure> {
+    let count = match args.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n.min(64),
+    };
+    let make = |_| lifeboat_join::worker(ladder, args.chunk_pages);
+    let made: Option<Vec<Worker>> = (0..count).map(make).collect();
+    made.ok_or_else(|| Failure::new("zstd refused its working memory").hint("use a lower --level"))
+}
+
+fn twins(args: &Capture, workers: &mut [Worker]) -> Result<Option<Twins>, Failure> {
+    let Some(twins) = Twins::new((args.dedup_kib as usize) << 10) else { return Ok(None) };
+    let mut key = [0u8; 32];
+    getrandom::fill(&mut key).context("random numbers")?;
+    for worker in workers {
+        let prints = PagePrint::new(&key).ok_or_else(|| {
+            Failure::new("this processor has no carry-less multiplication")
+                .hint("--dedup-kib 0 stores identical pages each time")
+        })?;
+        worker.look_for_twins(Box::new(Prints(prints)));
+    }
+    Ok(Some(twins))
+}
+
+fn begin(
+    out: &Output,
+    args: &Capture,
+    head: &Head,
+    memory: &Vmcore,
+    workers: &mut [Worker],
+) -> Result<Writer, Failure> {
+    let file = out.file().try_clone().context(args.to.display())?;
+    let mut queue = WriteQueue::new(file, QueueMode::Uring, BUFFERS, BUFFER_LEN);
+    queue.hand_over();
+    let queue = Throttled::new(queue, args.throttle_mbs);
+    let extent = ExtentWriter::new(queue, 0, i64::MAX as u64 & !4095);
+    let seal = CryptSeal(Sealer::new(head.key.as_ref()));
+    let mut frames = Frames::new(Plain(extent), seal, &head.header, &head.keys);
+    let scratch = workers.first_mut().ok_or_else(|| Failure::new("no worker"))?.scratch();
+    let texts = [
+        (ChunkKind::Log, head.log.as_bytes()),
+        (ChunkKind::Notes, memory.notes()),
+        (ChunkKind::Meta, &head.meta[..]),
+    ];
+    let mut work = || -> Result<(), EngineError> {
+        frames.begin()?;
+        texts.into_iter().try_for_each(|(kind, bytes)| frames.text(kind, bytes, scratch))
+    };
+    work().map_err(|e| Failure::of(&e))?;
+    Ok(Shared::new(frames))
+}
+
+fn pages(
+    memory: &Vmcore,
+    workers: &mut [Worker],
+    frames: &Writer,
+    tuner: &Tuner,
+    twins: Option<&Twins>,
+    clock: &Clock,
+) -> Result<Outcome, Failure> {
+    let cursor = Cursor::new(memory.ranges());
+    let job = Job {
+        kind: ChunkKind::Memory,
+        device: 0,
+        layer: Layer::Address,
+        tells_out: true,
+        name: "the vmcore",
+        cursor: &cursor,
+        monitor: clock,
+        tuner,
+        twins,
+    };
+    let mut readers = Vec::with_capacity(workers.len());
+    for _ in workers.iter() {
+        readers.push(Reader(memory.reader().map_err(|e| Failure::of(&e))?));
+    }
+    let results: Vec<Result<(), EngineError>> = std::thread::scope(|scope| {
+        let one = |(worker, mut reader): (_, Reader)| {
+            let job = &job;
+            scope.spawn(move || {
+                let mut input = Input { pages: &mut reader, places: None };
+                lifeboat_engine::capture(worker, job, &mut input, frames)
+            })
+        };
+        let threads: Vec<_> = workers.iter_mut().zip(readers).map(one).collect();
+        threads.into_iter().map(|t| t.join().unwrap_or(Err(EngineError::Poisoned))).collect()
+    });
+    let mut outcome = Outcome::Complete;
+    for error in results.into_iter().filter_map(Result::err) {
+        if !error.can_commit() {
+            return Err(Failure::of(&error));
+        }
+        crate::ui::warn(error.to_string());
+        outcome = Outcome::SourceFailed;
+    }
+    Ok(outcome)
+}
+
+fn commit(
+    mut frames: Frames<Plain<Throttled>, CryptSeal>,
+    outcome: Outcome,
+    memory: &Vmcore,
+    pages_ms: u64,
+    workers: &mut [Worker],
+) -> Result<CommitRecord, Failure> {
+    let trailer = format!("lifeboat capture: {} workers, {pages_ms} ms\n", workers.len());
+    let scratch = workers.first_mut().ok_or_else(|| Failure::new("no worker"))?.scratch();
+    frames.text(ChunkKind::Trailer, trailer.as_bytes(), scratch).map_err(|e| Failure::of(&e))?;
+    let (counts, _) = frames.counts();
+    let (io, writes) = frames.sink().0.io();
+    let mut phases = [(0, 0); MAX_PHASES];
+    phases[0] = (PhaseId::Memory as u8, u32::try_from(pages_ms).unwrap_or(u32::MAX));
+    let facts = CommitFacts {
+        outcome,
+        source: SourceKind::File,
+        io,
+        writes,
+        now: now(),
+        asked: (memory.ranges().iter().map(|r| r.pages()).sum(), 0),
+        read_errors: counts.unreadable,
+        phases,
+    };
+    frames.finish(&facts).map_err(|e| Failure::of(&e))
+}
+
+fn report(args: &Capture, record: &CommitRecord, tuner: &Tuner, workers: usize, clock: &Clock) {
+    let PageCounts { asked, data, zero, fill, same, unreadable, excluded, .. } = record.memory;
+    let secs = clock.start.elapsed().as_secs_f64();
+    say!("dump {}", args.to.display());
+    say!("outcome {}", record.outcome.name());
+    say!("bytes {}", record.total_len);
+    say!("chunks {}", record.chunks);
+    say!("pages {asked}");
+    for (name, count) in [
+        ("data", data),
+        ("zero", zero),
+        ("fill", fill),
+        ("same", same),
+        ("excluded", excluded),
+        ("unreadable", unreadable),
+    ] {
+        say!("pages-{name} {count}");
+    }
+    for (method, chunks, bytes) in tuner.used() {
+        say!("packed {} chunks {chunks} bytes {bytes}", method.to_string().replace(' ', ":"));
+    }
+    say!("workers {workers}");
+    say!("io {} writes {}", record.io.name().replace(", ", "-"), record.writes);
+    say!("seconds {secs:.3}");
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// The capture's clock. Nothing stops it: a host has time.
+struct Clock {
+    start: Instant,
+    pages: AtomicU64,
+}
+
+impl Clock {
+    fn millis(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Monitor for Clock {
+    fn tick(&self, pages: u64) -> bool {
+        self.pages.fetch_add(pages, Ordering::Relaxed);
+        true
+    }
+    fn nanos(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+struct Reader(MemoryReader);
+
+impl PageRead for Reader {
+    fn read(
+        &mut self,
+        first: Pfn,
+        buf: &mut [u8],
+        bad: &mut dyn FnMut(usize),
+    ) -> Result<(), ReadFault> {
+        let mut tell = |pfn: Pfn| {
+            bad(usize::try_from(pfn.0.saturating_sub(first.0)).unwrap_or(usize::MAX));
+        };
+        let read = self.0.read_pages(first, buf, &mut tell);
+        read.map(|_| ()).map_err(|e| ReadFault(std::io::Error::other(e)))
+    }
+}
