@@ -24,7 +24,7 @@ use values::{
     yes_no,
 };
 
-use crate::{FormatError, crc32};
+use crate::{Exclude, FormatError, crc32};
 
 /// Largest boot configuration, in bytes.
 pub const MAX_LEN: usize = 64 << 10;
@@ -173,6 +173,8 @@ pub struct BootConfig {
     pub policy: Policy,
     /// In which order memory is captured.
     pub order: Order,
+    /// Which pages of memory are left out.
+    pub exclude: Exclude,
     /// Compression: `None` stores pages as they are, otherwise the zstd level.
     pub zstd_level: Option<i32>,
     /// Data pages in a chunk.
@@ -215,6 +217,7 @@ impl Default for BootConfig {
             targets: Vec::new(),
             policy: Policy::KeepFirst,
             order: Order::Worth,
+            exclude: Exclude::NOTHING,
             zstd_level: Some(1),
             chunk_pages: 64,
             workers: 0,
@@ -274,6 +277,7 @@ impl BootConfig {
         }
         writeln!(out, "policy {}", self.policy.name())?;
         writeln!(out, "order {}", if self.order == Order::Worth { "worth" } else { "address" })?;
+        writeln!(out, "exclude {}", self.exclude)?;
         match self.zstd_level {
             None => writeln!(out, "codec store")?,
             Some(level) => writeln!(out, "codec zstd {level}")?,
@@ -363,6 +367,7 @@ impl BootConfig {
             }
             "policy" => self.policy = policy(value)?,
             "order" => self.order = order(value)?,
+            "exclude" => self.exclude = Exclude::parse(value)?,
             "codec" => {
                 self.zstd_level = match value.split_once(' ') {
                     None if value == "store" => None,

@@ -132,6 +132,7 @@ fn plain(profile: &Profile) -> BootConfig {
         zstd_level: profile.zstd_level,
         policy: profile.policy,
         order: profile.order,
+        exclude: profile.exclude,
         chunk_pages: profile.chunk_pages,
         workers: profile.workers,
         watchdog: profile.watchdog.clone(),
