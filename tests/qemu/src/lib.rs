@@ -20,6 +20,7 @@ pub mod error;
 pub mod evidence;
 pub mod guest;
 pub mod judges;
+pub mod kinds;
 pub mod machine;
 pub mod paths;
 pub mod pattern;
