@@ -126,6 +126,17 @@ pub fn compare_by_drgn(
     Ok((numbers.next().ctx("drgn's count")?, numbers.next().ctx("drgn's count")?))
 }
 
+/// What each page is, as drgn says from DWARF: a digit for each pfn from 0 on, see
+/// `tests/checkers/worth.py`.
+///
+/// # Errors
+/// When drgn fails.
+pub fn classes_by_drgn(vmcore: &Path, vmlinux: &Path, work: &Path) -> Res<Vec<u8>> {
+    let map = work.join("classes.map");
+    print!("{}", run(drgn(vmcore, vmlinux, "worth.py")?.arg(&map))?);
+    fs::read(&map).ctx(map.display())
+}
+
 /// What crash 8.0.6 says: `sys`, `bt`, `ps`, `log` and `vm` of the victim.
 ///
 /// # Errors
