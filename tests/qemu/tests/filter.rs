@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use lifeboat_qemu::cycle::{Plan, host, text};
 use lifeboat_qemu::error::{Context as _, Res, ensure};
-use lifeboat_qemu::judges;
 use lifeboat_qemu::kinds::{self, Kinds};
 use lifeboat_qemu::peer::{Makedumpfile, held};
 use lifeboat_qemu::provision::{self, Victim};
+use lifeboat_qemu::{evidence, judges};
 use lifeboat_sources::worth::Class;
 
 use kept::{Memory, Page};
@@ -26,6 +26,9 @@ const LEVELS: [(u8, &str); 6] = [
     (16, "free"),
     (31, "zero,cache-private,user,free"),
 ];
+
+/// For a capture under emulation.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A machine with pages of every kind panics, and all of its memory is captured.
 fn full(victim: Victim, name: &'static str) -> Res<(Kinds, PathBuf)> {
@@ -126,19 +129,25 @@ fn compare(memory: &Memory, level: u8, words: &str, peer: &Path) -> Res<()> {
     ensure(waiting.is_none_or(|(_, count)| *count <= 2 * 5 * 31), "too many pages on no list")
 }
 
+/// Compares all levels.
+fn levels(memory: &Memory, elf: &Path) -> Res<()> {
+    let peer = Makedumpfile::get()?;
+    println!("makedumpfile {}", peer.version);
+    for (level, words) in LEVELS {
+        let out = elf.with_extension(format!("d{level}"));
+        peer.filter(level, elf, &out)?;
+        compare(memory, level, words, &out)?;
+        fs::remove_file(&out).ctx(out.display())?;
+    }
+    Ok(())
+}
+
 #[test]
 fn kept_pages_are_makedumpfiles_on_6_1() -> Res<()> {
     let (kinds, elf) = full(Victim::Generic61, "filter-6.1")?;
     let memory = Memory::open(&elf)?;
     every_kind(&kinds, &memory)?;
-    let peer = Makedumpfile::get()?;
-    println!("makedumpfile {}", peer.version);
-    for (level, words) in LEVELS {
-        let out = elf.with_extension(format!("d{level}"));
-        peer.filter(level, &elf, &out)?;
-        compare(&memory, level, words, &out)?;
-        fs::remove_file(&out).ctx(out.display())?;
-    }
+    levels(&memory, &elf)?;
     tidy(kinds)
 }
 
@@ -164,23 +173,104 @@ fn kept_pages_are_what_drgn_says_on_6_12() -> Res<()> {
     let shown: Vec<_> = differ.iter().take(20).collect();
     println!("{} pages compared, {} differ", memory.pages.len(), differ.len());
     ensure(differ.is_empty(), format_args!("{} pages differ: {shown:x?}", differ.len()))?;
-    // The peer's word, for people: versions differ here.
-    let peer = Makedumpfile::get()?;
-    for (level, words) in LEVELS {
-        let out = elf.with_extension(format!("d{level}"));
-        peer.filter(level, &elf, &out)?;
-        let ours = memory.kept(&format!("{words},offline,hwpoison"))?;
-        let theirs = held(&out)?;
-        println!("level {level:2}: {}", memory.differences(&ours, &theirs));
-        fs::remove_file(&out).ctx(out.display())?;
+    // The version that is right on this kernel says the same.
+    levels(&memory, &elf)?;
+    tidy(kinds)
+}
+
+/// A dump without some pages: nothing false in it, every page that is not there is told,
+/// and everybody opens it.
+fn left_out(plan: Plan, said: &str) -> Res<()> {
+    let mut kinds = kinds::prepare(plan)?;
+    let lab = &mut kinds.lab;
+    lab.arm("")?;
+    let crash = lab.crash()?;
+    let was = lab.snapshot()?;
+    lab.wait_console(&crash, LIMIT, "lifeboat: done after")?;
+    lab.wait_reboot(&crash, LIMIT)?;
+    let lines: Vec<String> = lab.init_lines(&crash).into_iter().map(|l| l.text).collect();
+    lines.iter().for_each(|line| println!("{line}"));
+    ensure(lines.iter().any(|l| l.ends_with(said)), format_args!("no line `{said}`"))?;
+    lab.power_off()?;
+
+    let exports = evidence::export_all(lab, true)?;
+    let (dump, key) = (text(&exports.dump), text(&lab.identity));
+    let verified = host(&["verify", &dump, "-i", &key])?.good()?;
+    print!("{verified}");
+    let excluded = excluded(&verified)?;
+    let found = evidence::recovered(&exports.dump, &lab.identity, &lab.map, &was, false)?;
+    println!("{excluded} pages left out; {:x?}", found.memory);
+    // What the kernel reserves below 1 MiB may be left out, and is not compared.
+    let missing = found.memory.missing;
+    ensure(missing > 0 && missing <= excluded, "other pages are missing than were left out")?;
+    ensure(found.memory.equal + missing == found.memory.compared, "pages differ")?;
+    let listed = host(&["list", &lab.volume()])?.good()?;
+    let told = format!(" {excluded} excluded");
+    ensure(listed.contains(&told), format_args!("`list` does not tell{told}:\n{listed}"))?;
+    let vmlinux = provision::vmlinux(&lab.kernel)?;
+    for line in evidence::judged(lab, &exports, None)?.iter().filter(|l| !l.starts_with(' ')) {
+        println!("{line}");
+    }
+    let (list, elf) = (lab.work.join("list"), text(&exports.elf));
+    let options = ["-i", &key, "-o", &elf, "--force", "--missing", &text(&list)];
+    host(&[&["export", "vmcore", &dump], &options[..]].concat())?.good()?;
+    let page = first_excluded(&list, lab.map.expected().as_slice())?;
+    // A page that was left out is told as such where the format can, and never as zeros.
+    for (core, by_crash, by_drgn) in [
+        (&exports.elf, "read error", "could not find physical memory segment"),
+        (&exports.kdump, "page excluded", "Excluded page"),
+    ] {
+        let crash = judges::read_by_crash(core, &vmlinux, page, &lab.work)?;
+        let drgn = judges::read_by_drgn(core, &vmlinux, page)?;
+        println!("{}\n  {crash}\n  {drgn}", core.display());
+        ensure(crash.contains(by_crash) && drgn.contains(by_drgn), "a page that is not there")?;
     }
     tidy(kinds)
+}
+
+#[test]
+fn a_dump_with_the_default_left_out() -> Res<()> {
+    let plan = Plan {
+        victim: Victim::Cloud612,
+        profile: &[("exclude", "[\"free\", \"offline\", \"hwpoison\"]")],
+        ..Plan::named("left-out-default")
+    };
+    left_out(plan, "filter: left out: zero,free,offline,hwpoison")
+}
+
+/// Little but the kernel's own memory, in order of address.
+#[test]
+fn a_dump_without_free_cache_and_user_pages() -> Res<()> {
+    let plan = Plan {
+        victim: Victim::Cloud61,
+        profile: &[
+            ("exclude", "[\"free\", \"cache\", \"user\"]"),
+            ("[capture]", "order = \"address\""),
+        ],
+        ..Plan::named("left-out-lean")
+    };
+    left_out(plan, "filter: left out: zero,free,cache,user")
+}
+
+/// The number before `excluded` in a report.
+fn excluded(report: &str) -> Res<u64> {
+    let words: Vec<&str> = report.split_whitespace().collect();
+    let at = words.iter().position(|w| w.starts_with("excluded")).ctx("excluded pages")?;
+    let before = at.checked_sub(1).and_then(|at| words.get(at));
+    before.and_then(|w| w.parse().ok()).ctx(format_args!("their number in {report}"))
+}
+
+/// Address of a page that was left out and that was memory.
+fn first_excluded(list: &Path, memory: &[std::ops::Range<u64>]) -> Res<u64> {
+    let lines = fs::read_to_string(list).ctx(list.display())?;
+    let starts = lines.lines().filter_map(|l| l.split(' ').next()?.parse::<u64>().ok());
+    let mut inside = starts.filter(|at| *at > 16 << 20 && memory.iter().any(|m| m.contains(at)));
+    inside.next().ctx("a page that was left out")
 }
 
 /// What is large and of no more use.
 fn tidy(kinds: Kinds) -> Res<()> {
     let work = kinds.lab.work.clone();
     drop(kinds);
-    let _ = Duration::ZERO;
     fs::remove_dir_all(&work).ctx(work.display())
 }

@@ -1,12 +1,10 @@
 //! The filter under test, applied to a vmcore: what each page is, and which are kept.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use lifeboat_format::exclude::{Exclude, Kind};
 use lifeboat_format::{Pfn, PhysAddr};
 use lifeboat_qemu::error::{Context as _, Failure, Res};
-use lifeboat_qemu::peer::Held;
 use lifeboat_sources::OldMemory as _;
 use lifeboat_sources::notes;
 use lifeboat_sources::paging::{AddressSpace, ReadVirt as _, SpanReader};
@@ -112,21 +110,6 @@ impl Memory {
             out.push(verdict != [Verdict::Excluded] && !(zero && page.zero));
         }
         Ok(out)
-    }
-
-    /// A line on the pages that a peer keeps and we do not, or the other way round, by class.
-    #[must_use]
-    pub(crate) fn differences(&self, ours: &[bool], theirs: &[Held]) -> String {
-        let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
-        for (page, ours) in self.pages.iter().zip(ours) {
-            let held = usize::try_from(page.pfn).ok().and_then(|pfn| theirs.get(pfn));
-            let theirs = held == Some(&Held::Data);
-            if theirs != *ours {
-                let who = if *ours { "kept by us" } else { "kept by makedumpfile" };
-                *kinds.entry(format!("{} {who}", page.class.name())).or_default() += 1;
-            }
-        }
-        format!("{kinds:?}")
     }
 }
 
