@@ -3,6 +3,8 @@ BOARD ?= x86_64-generic
 # Of `make fuzz`: one target or all, and seconds for each.
 TARGET ?= all
 TIME ?= 600
+# Of `make bench`: sections or options, see `lifeboat-bench --help`.
+SECTIONS ?=
 
 export CARGO_TERM_PROGRESS_WHEN ?= never
 
@@ -15,7 +17,8 @@ help:
 	@echo 'make image BOARD=NAME   the crash image of a board, in out/NAME (boards: board/)'
 	@echo 'make reproduce          the image again from a fresh clone, compared byte by byte'
 	@echo 'make check              formatting, lints, licences and sources, scripts'
-	@echo 'make bench              capture and host commands, measured in QEMU'
+	@echo 'make bench              capture, filter, export beside peers (about 25 minutes; the first'
+	@echo '                        run makes the inputs: 10 more; SECTIONS=--quick: 5)'
 	@echo 'make fuzz TIME=600      every reader of hostile bytes, seconds each (TARGET=NAME: one)'
 	@echo
 	@echo 'Debian 12; what is needed is installed by scripts/bootstrap.sh, as root.'
@@ -46,7 +49,7 @@ check: bootstrap
 	shellcheck scripts/*.sh .ci/run
 
 bench: image
-	cargo run -q -p lifeboat-qemu --bin lifeboat-demo -- --bench
+	cargo run --release -q -p lifeboat-bench -- $(SECTIONS)
 
 fuzz: bootstrap
 	scripts/fuzz.sh $(TARGET) $(TIME)

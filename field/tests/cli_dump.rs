@@ -58,7 +58,7 @@ fn a_complete_dump_is_listed_pulled_and_cleared() {
         "sysrq triggered crash",
         "ENCRYPTED (AES-256-GCM",
         &print,
-        "3000 pages asked: 1981 data, 990 zero, 0 excluded, 29 unreadable",
+        "3000 pages asked: 1981 data, 990 zero, 0 of one word, 0 same as another, 0 excluded, 29 unreadable",
         "kernel 1.500 s, memory 12.345 s",
         "/dev/oldmem",
         "io_uring, polled, 42 writes",

@@ -82,7 +82,7 @@ fn an_elf_vmcore_holds_every_page_and_no_invented_one() {
                 Kind::Bad => assert_eq!(got, None, "page {page:#x}"),
                 _ => assert_eq!(got.as_deref(), Some(&want[..len]), "page {page:#x}"),
             }
-            data += u64::from(matches!(kind, Kind::Text(_) | Kind::Noise(_)));
+            data += u64::from(matches!(kind, Kind::Text(_) | Kind::Noise(_) | Kind::Word(_)));
         }
         assert_eq!(report.data_pages, data);
         assert!(blocks <= data * 4096 + 65536, "not sparse: {blocks} for {data} pages");
@@ -139,7 +139,7 @@ fn kdump_files_hold_every_page_and_no_invented_one() {
             let kind = machine.kind(None, page);
             fill(kind, &mut want);
             match (inside, kind) {
-                (true, Kind::Text(_) | Kind::Noise(_) | Kind::Zero) => {
+                (true, Kind::Text(_) | Kind::Noise(_) | Kind::Word(_) | Kind::Zero) => {
                     assert_eq!(k.page(page).as_deref(), Some(&want[..]), "page {page:#x}");
                 }
                 _ => assert_eq!(k.page(page), None, "page {page:#x}"),

@@ -47,6 +47,7 @@ fn matches(machine: &Pretended, page: u64, got: &Page) -> bool {
     fill(kind, &mut want);
     match (got, kind) {
         (Page::Data(bytes), Kind::Text(_) | Kind::Noise(_)) => bytes[..] == want[..],
+        (Page::Fill(word), Kind::Word(x)) => *word == x,
         (Page::Zero, Kind::Zero) | (Page::Unreadable, Kind::Bad) => true,
         _ => false,
     }

@@ -18,7 +18,7 @@ use lifeboat_field::dump::{DumpError, DumpFile, FindingKind, OpenDump, Page, Pag
 use lifeboat_format::chunk::HEADER_LEN;
 use lifeboat_format::{BLOCK, ChunkHeader, ChunkKind, Pfn};
 use proptest::prelude::*;
-use support::{Kind, Pretended, Taken, fill, open, standard, take};
+use support::{Kind, Pretended, Setup, Taken, fill, open, standard, take};
 
 const DATA: usize = 4 * BLOCK;
 
@@ -37,6 +37,7 @@ fn check_all(dump: &OpenDump, machine: &Pretended) -> u64 {
                 (Page::Data(bytes), Kind::Text(_) | Kind::Noise(_)) => {
                     assert_eq!(&bytes[..], &want[..], "page {page}");
                 }
+                (Page::Fill(word), Kind::Word(x)) if word == x => {}
                 (Page::Zero, Kind::Zero) | (Page::Unreadable, Kind::Bad) => {}
                 (got, _) => panic!("page {page} of {device:?} is {got:?}, not {kind:?}"),
             }
@@ -49,6 +50,26 @@ fn check_all(dump: &OpenDump, machine: &Pretended) -> u64 {
         }
     }
     count
+}
+
+/// Pages that were stored once are found wherever they are, in swap too.
+#[test]
+fn identical_pages_come_back_everywhere() {
+    for bad in [false, true] {
+        let machine = Pretended { seed: 77, bad };
+        for layered in [false, true] {
+            let taken = take(&Setup { layered, dedup: true, ..standard(&machine) });
+            let plain = take(&Setup { layered, ..standard(&machine) });
+            let dump = taken.open().unwrap();
+            assert_eq!(check_all(&dump, &machine), check_all(&plain.open().unwrap(), &machine));
+            let (old, new) = (plain.record.memory, taken.record.memory);
+            assert_eq!(old.data, new.data + new.same);
+            assert!(new.same > 1000 && taken.record.swap.same > 100, "{:?}", taken.record);
+            assert!(new.fill > 100, "{new:?}");
+            let verdict = verify(&taken, true);
+            assert!(verdict.is_sound() && verdict.is_complete(), "{verdict:?}");
+        }
+    }
 }
 
 fn verify(taken: &Taken, with_key: bool) -> Verdict {

@@ -108,7 +108,7 @@ fn two_parts(path: &Path) -> (Order, Made) {
         number: 1,
         start: lifeboat_format::ByteOff(6 << 20),
         len: 1 << 20,
-        drops: vec![],
+        drops: heapless::Vec::new(),
     };
     let new = NewPart { dump_id: [0x24; 16], part: 0, base: 0, now: 1_764_000_000 };
     volume.begin(&plan, &new).unwrap();

@@ -214,7 +214,7 @@ fn it_refuses_what_was_changed() {
     assert!(e.contains("no key entry opens"), "{e}");
     let mut later = fresh.bytes.clone();
     for at in [0, end - 5 * BLOCK] {
-        later[at + 8] = 3;
+        later[at + 8] = 4;
         let crc = lifeboat_format::crc32(&later[at..at + 4092]).to_le_bytes();
         later[at + 4092..at + 4096].copy_from_slice(&crc);
     }

@@ -31,6 +31,7 @@ pub use traits::{FrameSink, Monitor, PageRead, Place, PlaceRead, ReadFault, Seal
 pub use twins::{Fingerprint, Twins};
 pub use worker::{Input, Job, Worker, capture};
 
+use std::fmt;
 use std::io;
 
 /// Why the engine stopped before the end.
@@ -44,7 +45,7 @@ pub enum EngineError {
     #[error("stopped: the deadline is near")]
     Stopped,
     /// A source failed as a whole.
-    #[error("{what} cannot be read any more: {source}")]
+    #[error("{what} cannot be read any more: {}", Plain(.source))]
     Source {
         /// Which source.
         what: &'static str,
@@ -52,17 +53,29 @@ pub enum EngineError {
         source: io::Error,
     },
     /// The device failed.
-    #[error("writing the dump: {0}")]
+    #[error("writing the dump: {}", Plain(.0))]
     Sink(#[source] io::Error),
     /// Sealing failed.
     #[error("sealing a chunk failed")]
     Seal,
     /// Compression failed for a reason other than space.
-    #[error("compressing a chunk failed: {0}")]
+    #[error("compressing a chunk failed: {}", Plain(.0))]
     Compress(#[source] io::Error),
     /// Another worker failed; it holds the reason.
     #[error("another worker failed")]
     Poisoned,
+}
+
+/// An I/O error for a message, without allocating: the system's as their number.
+struct Plain<'e>(&'e io::Error);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.raw_os_error() {
+            Some(number) => write!(f, "error {number}"),
+            None => fmt::Display::fmt(self.0, f),
+        }
+    }
 }
 
 impl EngineError {

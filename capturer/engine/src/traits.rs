@@ -2,7 +2,7 @@
 
 use std::io;
 
-use lifeboat_format::{ByteOff, Cipher, CommitRecord, Layer, Pfn};
+use lifeboat_format::{ByteOff, Cipher, CommitRecord, Layer, PageRange, Pfn};
 
 /// A source that is gone as a whole; single bad pages are not an error.
 #[derive(Debug)]
@@ -22,6 +22,10 @@ pub trait PageRead {
         buf: &mut [u8],
         bad: &mut dyn FnMut(usize),
     ) -> Result<(), ReadFault>;
+
+    /// Tells that all of `span` will be read next, from its start to its end, unless the
+    /// capture stops: a reader may begin with it. Nothing by default.
+    fn ahead(&mut self, _span: PageRange) {}
 }
 
 impl<T: PageRead + ?Sized> PageRead for Box<T> {
@@ -32,6 +36,9 @@ impl<T: PageRead + ?Sized> PageRead for Box<T> {
         bad: &mut dyn FnMut(usize),
     ) -> Result<(), ReadFault> {
         (**self).read(first, buf, bad)
+    }
+    fn ahead(&mut self, span: PageRange) {
+        (**self).ahead(span);
     }
 }
 

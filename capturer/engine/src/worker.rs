@@ -279,7 +279,7 @@ impl Worker {
             counts: self.counts,
             pages,
         };
-        frames.put(&piece, payload, job.tuner)?;
+        frames.put(&piece, payload, (job.tuner, &|| job.monitor.nanos()))?;
         self.clear();
         Ok(())
     }
@@ -299,6 +299,9 @@ impl Worker {
         input: &mut Input<'_>,
         frames: &Shared<S, C>,
     ) -> Result<(), EngineError> {
+        if input.places.is_none() {
+            input.pages.ahead(span);
+        }
         let mut at = span.start.0;
         while at < span.end.0 {
             if self.is_full() {

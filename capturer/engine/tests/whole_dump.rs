@@ -29,7 +29,7 @@ use lifeboat_format::{
     IndexEntry, IndexHead, KeyArea, KeyEntry, KeyKind, Layer, PAGE, PageClass, PageRange, Pfn,
 };
 use lifeboat_sink::{BlockDev, Candidate, Chain, Event, FileDev, Head, Host, Placement, Volume};
-use lifeboat_sys::{QueueMode, WriteQueue};
+use lifeboat_sys::{Lane, QueueMode, WriteQueue};
 use proptest::prelude::*;
 
 use join::{CryptSeal, Disk};
@@ -138,6 +138,9 @@ impl Host for Target {
     type Out = WriteQueue;
     fn queue(&mut self, _: usize) -> io::Result<WriteQueue> {
         Ok(WriteQueue::new(self.0.try_clone()?, self.1, 4, 64 << 10))
+    }
+    fn lane(&mut self, _: usize, _: &WriteQueue) -> io::Result<Lane> {
+        Err(io::ErrorKind::NotFound.into())
     }
     fn tell(&mut self, event: Event) {
         assert!(matches!(event, Event::NoRoom { .. }), "{event:?}");

@@ -12,9 +12,10 @@ use lifeboat_format::bootcfg::Policy;
 use lifeboat_format::commit::IoMode;
 use lifeboat_format::header::HEADER_LEN;
 use lifeboat_format::{BLOCK, Id, SlotState};
+use lifeboat_sys::text::copy;
 
-use crate::targets::{MAX_PARTS, Part, Targets};
-use crate::{BlockDev, ExtentWriter, MIN_DUMP, MIN_PART, Output, Plan, Volume, VolumeError};
+use crate::targets::{LaneOf, MAX_PARTS, Part, Targets};
+use crate::{BlockDev, Drops, ExtentWriter, MIN_DUMP, MIN_PART, Output, Plan, Volume, VolumeError};
 
 /// What the chain needs of its surroundings.
 pub trait Host {
@@ -25,11 +26,18 @@ pub trait Host {
     /// # Errors
     /// The device's.
     fn queue(&mut self, target: usize) -> io::Result<Self::Out>;
+    /// The way to target `target` for the queue `out`, which is another target's now: for
+    /// when the dump goes on there.
+    ///
+    /// # Errors
+    /// The device's.
+    fn lane(&mut self, target: usize, out: &Self::Out) -> io::Result<<Self::Out as Output>::Lane>;
     /// Something that an operator wants to know.
     fn tell(&mut self, event: Event);
 }
 
 /// What happened to a dump on its way.
+#[allow(clippy::large_enum_variant, reason = "an event is rare, and a box would allocate")]
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -38,7 +46,7 @@ pub enum Event {
         /// Which target.
         target: usize,
         /// Slots that were cleared.
-        slots: Vec<u32>,
+        slots: Drops,
     },
     /// Room for a further part was set aside.
     More {
@@ -98,14 +106,13 @@ pub struct Chain<D, H: Host> {
     /// The next part: its slot is taken, its head not yet written.
     pending: Option<Part>,
     writer: ExtentWriter<H::Out>,
-    /// Requests to targets that were left.
-    requests: u64,
     moved: bool,
 }
 
 impl<D: BlockDev, H: Host> Chain<D, H> {
     /// Begins a dump on target `first`, into `plan`, or on another target if that one
-    /// fails already now. A slot is taken; nothing of the dump itself is written.
+    /// fails already now. A slot is taken; nothing of the dump itself is written. The other
+    /// targets are made ready: once the dump has begun, the chain allocates nothing.
     ///
     /// # Errors
     /// [`VolumeError`] of the first target, when no other takes the dump.
@@ -119,10 +126,11 @@ impl<D: BlockDev, H: Host> Chain<D, H> {
     ) -> Result<Self, VolumeError> {
         let mut targets = Targets::new(host, head, policy, targets);
         let (part, out) = targets.begin(first, plan, MIN_DUMP)?;
+        targets.prepare(part.target, &out);
         let writer = ExtentWriter::new(out, part.start, part.limit);
         let mut parts = Vec::with_capacity(MAX_PARTS);
         parts.push(part);
-        Ok(Self { targets, parts, pending: None, writer, requests: 0, moved: false })
+        Ok(Self { targets, parts, pending: None, writer, moved: false })
     }
 
     fn current(&self) -> Option<&Part> {
@@ -165,8 +173,7 @@ impl<D: BlockDev, H: Host> Chain<D, H> {
     /// How writes are made, and how many there were.
     #[must_use]
     pub fn io(&self) -> (IoMode, u64) {
-        let (mode, now) = self.writer.io();
-        (mode, self.requests + now)
+        self.writer.io()
     }
 
     /// The targets.
@@ -206,7 +213,7 @@ impl<D: BlockDev, H: Host> Chain<D, H> {
             if let Err(why) = self.writer.append(part) {
                 self.fail_over(why)?;
             }
-            // What a failed write held counts as appended: it was salvaged.
+            // What a failed write held counts as appended: it went to the next device.
             let taken = usize::try_from(self.position() - before).unwrap_or(0);
             bytes = bytes.get(taken..).unwrap_or_default();
         }
@@ -272,42 +279,54 @@ impl<D: BlockDev, H: Host> Chain<D, H> {
         } else {
             self.targets.enter(&next).map(Some)
         };
-        let out = match entered {
-            Ok(out) => out,
+        let lane = match entered {
+            Ok(lane) => lane,
             Err(why) => {
                 self.targets.spend(next.target, next.base, why);
                 return Ok(());
             }
         };
         self.targets.note_continued(&left, next.target);
-        match out {
+        self.parts.push(next);
+        match lane {
             None => self.writer.restart(next.start, next.limit),
-            Some(out) => {
-                self.leave_for(ExtentWriter::new(out, next.start, next.limit));
+            Some(lane) => {
                 self.moved = true;
+                if let Err(why) = self.writer.switch(lane, next.start, next.limit) {
+                    return self.fail_over(why);
+                }
             }
         }
-        self.parts.push(next);
         Ok(())
     }
 
-    fn leave_for(&mut self, next: ExtentWriter<H::Out>) {
-        self.requests += self.writer.io().1;
-        std::mem::replace(&mut self.writer, next).abandon();
+    /// Leaves a device that failed; what it may not have goes to the next one.
+    fn fail_over(&mut self, mut why: io::Error) -> io::Result<()> {
+        loop {
+            let Some(failed) = self.current().copied() else { return Err(why) };
+            let kept = self.writer.kept();
+            let base = failed.base + kept;
+            // For what is written again, the rest of the frame and the dump's end.
+            let need = self.writer.position() - kept + MIN_PART;
+            let cause = copy(&why);
+            self.targets.spend(failed.target, base, why);
+            let Some((next, lane)) = self.next_after(&failed, base, need) else {
+                return Err(cause);
+            };
+            if let Some(part) = self.parts.last_mut() {
+                (part.used, part.failed) = (kept, true);
+            }
+            self.parts.push(next);
+            self.moved = true;
+            match self.writer.switch(lane, next.start, next.limit) {
+                Ok(()) => return Ok(()),
+                Err(again) => why = again,
+            }
+        }
     }
 
-    /// Leaves a device that failed; what it may not have goes to the next one.
-    fn fail_over(&mut self, why: io::Error) -> io::Result<()> {
-        let Some(failed) = self.current().copied() else { return Err(why) };
-        let mut keep = self.writer.position();
-        self.writer.salvage(|at, _| keep = keep.min(at));
-        let keep = keep - keep % BLOCK as u64;
-        let base = failed.base + keep;
-        // For what is salvaged, the rest of the frame and the dump's end.
-        let need = self.writer.position() - keep + MIN_PART;
-        let text = why.to_string();
-        let kind = why.kind();
-        self.targets.spend(failed.target, base, why);
+    /// Enters a part of at least `need` bytes on another target than that of `failed`.
+    fn next_after(&mut self, failed: &Part, base: u64, need: u64) -> Option<(Part, LaneOf<H>)> {
         loop {
             let fits = |p: &Part| p.target != failed.target && p.limit >= need;
             let next = match self.pending.take() {
@@ -319,44 +338,12 @@ impl<D: BlockDev, H: Host> Chain<D, H> {
                     self.targets.set_aside(failed.target, base, need)
                 }
             };
-            let Some(next) = next.map(|n| Part { base, ..n }) else {
-                return Err(io::Error::new(kind, text));
-            };
-            match self.replay(&next) {
-                Ok(writer) => {
-                    self.leave_for(writer);
-                    if let Some(part) = self.parts.last_mut() {
-                        (part.used, part.failed) = (keep, true);
-                    }
-                    self.parts.push(next);
-                    self.moved = true;
-                    return Ok(());
-                }
+            let next = Part { base, ..next? };
+            match self.targets.enter(&next) {
+                Ok(lane) => return Some((next, lane)),
                 Err(again) => self.targets.spend(next.target, base, again),
             }
         }
-    }
-
-    /// Enters `next` and writes what the failed device may not have.
-    fn replay(&mut self, next: &Part) -> io::Result<ExtentWriter<H::Out>> {
-        let out = self.targets.enter(next)?;
-        let mut writer = ExtentWriter::new(out, next.start, next.limit);
-        let base = self.base();
-        let mut done = Ok(());
-        self.writer.salvage(|at, bytes| {
-            // Nothing twice: the first may begin before the last whole block that is kept.
-            let have = next.base + writer.position();
-            let from = usize::try_from(have.saturating_sub(base + at)).unwrap_or(usize::MAX);
-            if done.is_ok() {
-                done = writer.append(bytes.get(from..).unwrap_or_default());
-            }
-        });
-        done?;
-        if next.base + writer.position() != self.position() {
-            // Every chunk names its offset: behind a gap none could be read.
-            return Err(io::Error::other("bytes that were not yet written are gone"));
-        }
-        Ok(writer)
     }
 
     /// Brings all slots up to date, once the commit record is durable: the dump is

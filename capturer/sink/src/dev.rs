@@ -97,8 +97,9 @@ impl FileDev {
 /// `O_DIRECT` on x86-64 (`include/uapi/asm-generic/fcntl.h`).
 const O_DIRECT: i32 = 0o40000;
 
+/// A thread failed while it held the device's buffer.
 fn poisoned<T>(_: T) -> io::Error {
-    io::Error::other("a thread failed while it held the device's buffer")
+    io::ErrorKind::Other.into()
 }
 
 impl BlockDev for FileDev {

@@ -3,13 +3,14 @@
 use std::io;
 
 use lifeboat_format::FormatError;
+use lifeboat_sys::Plain;
 
 /// Why a volume is not used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VolumeError {
     /// I/O failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", Plain(.source))]
     Io {
         /// What was being done.
         what: &'static str,
@@ -104,5 +105,13 @@ pub enum VolumeError {
 impl VolumeError {
     pub(crate) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { what, source }
+    }
+
+    /// The device's error, or that the slot cannot be used.
+    pub(crate) fn into_io(self) -> io::Error {
+        match self {
+            Self::Io { source, .. } => source,
+            _ => io::ErrorKind::InvalidData.into(),
+        }
     }
 }

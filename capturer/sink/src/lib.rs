@@ -18,6 +18,6 @@ mod writer;
 pub use chain::{Candidate, Chain, Event, Head, Host};
 pub use dev::{BlockDev, FileDev};
 pub use error::VolumeError;
-pub use plan::{MIN_DUMP, MIN_PART, NewPart, Plan};
+pub use plan::{Drops, MIN_DUMP, MIN_PART, NewPart, Plan};
 pub use volume::{Placement, Volume};
 pub use writer::{ExtentWriter, Output};

@@ -7,6 +7,7 @@
 use lifeboat_format::bootcfg::Policy;
 use lifeboat_format::part::PART_HEAD;
 use lifeboat_format::slot::all_slots;
+use lifeboat_format::superblock::SLOTS;
 use lifeboat_format::{BLOCK, ByteOff, Id, SlotRecord, SlotState};
 
 use crate::{BlockDev, Volume, VolumeError};
@@ -29,8 +30,11 @@ pub struct Plan {
     /// Bytes that it may take.
     pub len: u64,
     /// Slots whose dumps are dropped for it, in this order.
-    pub drops: Vec<u32>,
+    pub drops: Drops,
 }
+
+/// Slots, at most all of a volume.
+pub type Drops = heapless::Vec<u32, { SLOTS as usize }>;
 
 /// What [`Volume::begin`] records of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,23 +52,25 @@ pub struct NewPart {
 /// What is kept, as the plan goes on.
 struct Kept {
     /// Slots that hold something.
-    used: Vec<(u32, SlotRecord)>,
-    drops: Vec<u32>,
+    used: heapless::Vec<(u32, SlotRecord), { SLOTS as usize }>,
+    drops: Drops,
 }
 
 impl Kept {
     /// Different dumps.
     fn dumps(&self) -> u32 {
-        let mut ids: Vec<Id> = self.used.iter().map(|(_, r)| r.dump_id).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        u32::try_from(ids.len()).unwrap_or(u32::MAX)
+        let first = |(n, (_, r)): &(usize, &(u32, SlotRecord))| {
+            self.used.iter().take(*n).all(|(_, other)| other.dump_id != r.dump_id)
+        };
+        let count = self.used.iter().enumerate().filter(first).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     /// The largest gap between what is kept, in whole blocks.
     fn gap(&self, start: u64, end: u64) -> (u64, u64) {
-        let mut extents: Vec<_> = self.used.iter().map(|(_, r)| r.extent()).collect();
-        extents.sort_by_key(|e| e.start);
+        let mut extents: heapless::Vec<_, { SLOTS as usize }> =
+            self.used.iter().map(|(_, r)| r.extent()).collect();
+        extents.sort_unstable_by_key(|e| (e.start, e.end));
         let (mut at, mut best) = (start, (start, 0));
         for extent in extents.iter().chain(std::iter::once(&(end..end))) {
             if extent.start.saturating_sub(at) > best.1 {
@@ -93,7 +99,10 @@ impl Kept {
             .min_by_key(|(_, r)| (!pulled(&r.dump_id), r.number))
             .map(|(_, r)| r.dump_id);
         let Some(id) = next else { return false };
-        self.drops.extend(self.used.iter().filter(|(_, r)| r.dump_id == id).map(|(s, _)| *s));
+        // No slot is dropped twice, so that there is room for each.
+        for (slot, _) in self.used.iter().filter(|(_, r)| r.dump_id == id) {
+            let _ = self.drops.push(*slot);
+        }
         self.used.retain(|(_, r)| r.dump_id != id);
         true
     }
@@ -123,7 +132,7 @@ impl<D: BlockDev> Volume<D> {
     }
 
     fn find_room(&self, policy: Policy, own: Option<&Id>, need: u64) -> Result<Plan, VolumeError> {
-        let mut kept = Kept { used: Vec::new(), drops: Vec::new() };
+        let mut kept = Kept { used: heapless::Vec::new(), drops: Drops::new() };
         let (mut highest, mut own_number) = (0, None);
         for (slot, record) in all_slots().zip(self.slots()) {
             let Some(r) = record.as_ref().map_err(|why| VolumeError::Slot { slot, why: *why })?
@@ -135,7 +144,7 @@ impl<D: BlockDev> Volume<D> {
                 if own == Some(&r.dump_id) {
                     own_number = Some(r.number);
                 }
-                kept.used.push((slot, *r));
+                let _ = kept.used.push((slot, *r));
             }
         }
         let sb = self.superblock();

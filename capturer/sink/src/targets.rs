@@ -10,7 +10,7 @@ use lifeboat_format::bootcfg::Policy;
 use lifeboat_format::part::PART_HEAD;
 use lifeboat_format::{BLOCK, Id, PartBlock, SlotState};
 
-use crate::{BlockDev, Candidate, Event, Head, Host, NewPart, Plan, VolumeError};
+use crate::{BlockDev, Candidate, Event, Head, Host, NewPart, Output, Plan, VolumeError};
 
 const HEAD: u64 = PART_HEAD as u64;
 /// Parts that a dump can have.
@@ -36,19 +36,24 @@ pub(crate) struct Part {
     pub(crate) failed: bool,
 }
 
+pub(crate) type LaneOf<H> = <<H as Host>::Out as Output>::Lane;
+
 /// The targets and what is common to all parts.
-pub(crate) struct Targets<D, H> {
+pub(crate) struct Targets<D, H: Host> {
     pub(crate) host: H,
     pub(crate) head: Head,
     policy: Policy,
     pub(crate) list: Vec<Candidate<D>>,
+    /// The ways to the targets that the dump may go on to, by their number. A target that
+    /// is left is never entered again, so each is used once.
+    lanes: Vec<Option<io::Result<LaneOf<H>>>>,
     /// Highest number that a part was given.
     last_number: u16,
 }
 
 impl<D: BlockDev, H: Host> Targets<D, H> {
     pub(crate) fn new(host: H, head: Head, policy: Policy, list: Vec<Candidate<D>>) -> Self {
-        Self { host, head, policy, list, last_number: 0 }
+        Self { host, head, policy, list, lanes: Vec::new(), last_number: 0 }
     }
 
     /// Enters part 0, as `plan` says; if target `first` fails already here, a part 1 on
@@ -67,7 +72,8 @@ impl<D: BlockDev, H: Host> Targets<D, H> {
             candidate.spent = true;
         }
         while let Some(part) = self.set_aside(first, 0, need) {
-            match self.enter(&part) {
+            let entered = self.write_head(&part).and_then(|()| self.host.queue(part.target));
+            match entered {
                 Ok(out) => {
                     self.host.tell(Event::NoRoom { target: first, why });
                     return Ok((part, out));
@@ -99,6 +105,16 @@ impl<D: BlockDev, H: Host> Targets<D, H> {
             failed: false,
         };
         Ok((part, out))
+    }
+
+    /// Makes the ways to all further targets, so that later nothing is opened or allocated.
+    /// One that cannot be made counts when it is needed.
+    pub(crate) fn prepare(&mut self, current: usize, out: &H::Out) {
+        let host = &mut self.host;
+        let lane = |(target, candidate): (usize, &Candidate<D>)| {
+            (target != current && !candidate.spent).then(|| host.lane(target, out))
+        };
+        self.lanes = self.list.iter().enumerate().map(lane).collect();
     }
 
     /// Takes a slot for the next part, of at least `need` bytes, which begins at logical
@@ -150,10 +166,11 @@ impl<D: BlockDev, H: Host> Targets<D, H> {
     }
 
     /// Makes a part that was set aside count: its slot gets its base, then its head is
-    /// written. Gives the queue to its device.
-    pub(crate) fn enter(&mut self, part: &Part) -> io::Result<H::Out> {
+    /// written. Gives the way to its device.
+    pub(crate) fn enter(&mut self, part: &Part) -> io::Result<LaneOf<H>> {
         self.write_head(part)?;
-        self.host.queue(part.target)
+        let lane = self.lanes.get_mut(part.target).and_then(Option::take);
+        lane.unwrap_or(Err(io::ErrorKind::NotFound.into()))
     }
 
     pub(crate) fn write_head(&mut self, part: &Part) -> io::Result<()> {
@@ -166,7 +183,7 @@ impl<D: BlockDev, H: Host> Targets<D, H> {
             part: part.number,
             base: part.base,
         };
-        candidate.volume.update(part.slot, |r| r.base = part.base).map_err(io::Error::other)?;
+        candidate.volume.update(part.slot, |r| r.base = part.base).map_err(VolumeError::into_io)?;
         let dev = candidate.volume.dev();
         let at = part.start - HEAD;
         dev.write_at(at, &block.encode())?;

@@ -4,10 +4,12 @@ use std::io;
 
 use lifeboat_format::BLOCK;
 use lifeboat_format::commit::IoMode;
-use lifeboat_sys::{QueueMode, WriteQueue};
+use lifeboat_sys::{Lane, QueueMode, WriteQueue};
 
 /// Where a dump's bytes go: buffers to fill and submit in order of offset.
 pub trait Output {
+    /// The way to another device, prepared for these buffers.
+    type Lane;
     /// Bytes of a buffer, a multiple of 4096.
     fn buf_len(&self) -> usize;
     /// A free buffer's number; waits for one.
@@ -34,15 +36,24 @@ pub trait Output {
     fn mode(&self) -> IoMode;
     /// Write requests so far.
     fn requests(&self) -> u64;
-    /// After a failure: every buffer whose bytes are not known to be on the device, or
-    /// lie behind such a one, as (byte offset on the device, bytes), in order of offset
-    /// and without gaps.
-    fn salvage(&self, each: &mut dyn FnMut(u64, &[u8]));
-    /// Gives up on the device without waiting for it.
-    fn abandon(self);
+    /// The lowest byte offset on the device that a buffer still holds because its bytes
+    /// are not known to be there. All that was submitted behind it is in memory too.
+    fn held(&self) -> Option<u64>;
+    /// Leaves the device without waiting for it, for the one of `lane`, and makes all
+    /// writes there that buffers still hold. `place` gives the new offset and length of a
+    /// write at its old ones; `None`: not wanted any more.
+    ///
+    /// # Errors
+    /// The new device's; what it may not have is then held, at its new offset.
+    fn switch(
+        &mut self,
+        lane: Self::Lane,
+        place: &mut dyn FnMut(u64, usize) -> Option<(u64, usize)>,
+    ) -> io::Result<()>;
 }
 
 impl Output for WriteQueue {
+    type Lane = Lane;
     fn buf_len(&self) -> usize {
         self.buf_len()
     }
@@ -71,11 +82,15 @@ impl Output for WriteQueue {
     fn requests(&self) -> u64 {
         self.requests()
     }
-    fn salvage(&self, each: &mut dyn FnMut(u64, &[u8])) {
-        self.salvage(each);
+    fn held(&self) -> Option<u64> {
+        self.held()
     }
-    fn abandon(self) {
-        self.abandon();
+    fn switch(
+        &mut self,
+        lane: Lane,
+        place: &mut dyn FnMut(u64, usize) -> Option<(u64, usize)>,
+    ) -> io::Result<()> {
+        self.switch(lane, place)
     }
 }
 
@@ -91,6 +106,10 @@ pub struct ExtentWriter<O> {
     pos: u64,
     /// The buffer being filled, and how far.
     current: Option<(usize, usize)>,
+    /// The block that a checkpoint wrote with zeros behind its contents, and how many bytes
+    /// those are: what comes begins with them. 0 once they are in a buffer again.
+    last: Box<[u8; BLOCK]>,
+    tail: usize,
 }
 
 impl<O: Output> ExtentWriter<O> {
@@ -98,10 +117,10 @@ impl<O: Output> ExtentWriter<O> {
     /// multiples of 4096.
     #[must_use]
     pub fn new(out: O, base: u64, limit: u64) -> Self {
-        Self { out, base, limit, pos: 0, current: None }
+        Self { out, base, limit, pos: 0, current: None, last: Box::new([0; BLOCK]), tail: 0 }
     }
 
-    /// Bytes appended so far, those that a failed write held included.
+    /// Bytes appended so far, those included that a failed write still holds.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.pos
@@ -109,29 +128,60 @@ impl<O: Output> ExtentWriter<O> {
 
     /// Goes on at another extent of the same device. What was appended must be flushed.
     pub fn restart(&mut self, base: u64, limit: u64) {
-        (self.base, self.limit, self.pos, self.current) = (base, limit, 0, None);
+        (self.base, self.limit, self.pos) = (base, limit, 0);
+        (self.current, self.tail) = (None, 0);
     }
 
-    /// After a failure: gives all bytes that are not known to be on the device, as
-    /// (offset in the extent, bytes), in order and without gaps up to the position.
-    pub fn salvage(&mut self, mut each: impl FnMut(u64, &[u8])) {
-        let (base, pos) = (self.base, self.pos);
-        let behind = self.current.map_or(0, |(_, filled)| filled as u64);
-        // A block that was written by a checkpoint may reach behind what was appended.
-        let end = pos - behind;
-        self.out.salvage(&mut |at, bytes| {
-            let Some(at) = at.checked_sub(base).filter(|at| *at < end) else { return };
-            let len = usize::try_from(end - at).map_or(bytes.len(), |n| n.min(bytes.len()));
-            each(at, bytes.get(..len).unwrap_or_default());
-        });
-        if let Some((index, filled)) = self.current {
-            each(end, self.out.bytes(index).get(..filled).unwrap_or_default());
+    /// Bytes from the extent's start that are known to be on the device, whole blocks of
+    /// them. All behind is still in memory.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        let end = self.written();
+        let held = self.out.held().and_then(|at| at.checked_sub(self.base));
+        held.unwrap_or(end).min(end)
+    }
+
+    /// Bytes that were submitted, whole blocks: where the buffer being filled begins.
+    fn written(&self) -> u64 {
+        self.pos - (self.current.map_or(0, |(_, filled)| filled) + self.tail) as u64
+    }
+
+    /// The buffer being filled, and how far.
+    fn fill(&mut self) -> io::Result<(usize, usize)> {
+        if let Some(current) = self.current {
+            return Ok(current);
         }
+        let index = self.out.take()?;
+        let tail = std::mem::take(&mut self.tail);
+        let space = self.out.bytes(index).get_mut(..tail);
+        if let (Some(to), Some(from)) = (space, self.last.get(..tail)) {
+            to.copy_from_slice(from);
+        }
+        self.current = Some((index, tail));
+        Ok((index, tail))
     }
 
-    /// Gives up on the device.
-    pub fn abandon(self) {
-        self.out.abandon();
+    /// Leaves the device for that of `lane`, and goes on there in an extent of `limit` bytes
+    /// at byte `base` with what is not [`ExtentWriter::kept`] as its first bytes.
+    ///
+    /// # Errors
+    /// The new device's; then that one may be left in the same way.
+    pub fn switch(&mut self, lane: O::Lane, base: u64, limit: u64) -> io::Result<()> {
+        let kept = self.kept();
+        let (from, to) = (self.base + kept, self.base + self.written());
+        (self.base, self.limit, self.pos) = (base, limit, self.pos - kept);
+        self.out.switch(lane, &mut |at, len| {
+            // A block that a checkpoint wrote may reach behind what was appended: its
+            // contents are in the buffer being filled, or will be. Not twice.
+            let left = usize::try_from(to.checked_sub(at)?).unwrap_or(len).min(len);
+            let at = at.checked_sub(from)?;
+            (left > 0).then_some((base + at, left))
+        })
+    }
+
+    /// The device's queue, to prepare ways to others.
+    pub fn output(&self) -> &O {
+        &self.out
     }
 
     /// Bytes that are left.
@@ -161,10 +211,7 @@ impl<O: Output> ExtentWriter<O> {
             return Err(io::ErrorKind::StorageFull.into());
         }
         while !bytes.is_empty() {
-            let (index, filled) = match self.current {
-                Some(current) => current,
-                None => (self.out.take()?, 0),
-            };
+            let (index, filled) = self.fill()?;
             let space = self.out.bytes(index).get_mut(filled..).unwrap_or_default();
             let take = space.len().min(bytes.len());
             let (now, rest) = bytes.split_at(take);
@@ -206,34 +253,27 @@ impl<O: Output> ExtentWriter<O> {
     /// # Errors
     /// As [`ExtentWriter::append`].
     pub fn checkpoint(&mut self) -> io::Result<()> {
+        if self.tail > 0 {
+            self.fill()?;
+        }
         let Some((index, filled)) = self.current.take().filter(|(_, filled)| *filled > 0) else {
             return self.out.flush();
         };
         let tail = filled % BLOCK;
-        let mut last = [0u8; BLOCK];
-        let bytes = self.out.bytes(index);
         let (whole, end) = (filled - tail, filled.next_multiple_of(BLOCK));
-        if let Some(block) = bytes.get_mut(whole..end) {
+        if let Some(block) = self.out.bytes(index).get_mut(whole..end) {
             if let Some(unused) = block.get_mut(tail..) {
                 unused.fill(0);
             }
-            for (to, from) in last.iter_mut().zip(block.iter()) {
+            for (to, from) in self.last.iter_mut().zip(block.iter()) {
                 *to = *from;
             }
         }
+        self.tail = tail;
         let at = self.base + self.pos - filled as u64;
         self.out.submit(index, end, at)?;
         // The same block is written again later: that write must come behind this one.
-        let flushed = self.out.flush();
-        // Also when the flush failed, so that the tail can be salvaged.
-        if let Ok(next) = self.out.take() {
-            let space = self.out.bytes(next).get_mut(..tail);
-            if let (Some(to), Some(from)) = (space, last.get(..tail)) {
-                to.copy_from_slice(from);
-            }
-            self.current = Some((next, tail));
-        }
-        flushed
+        self.out.flush()
     }
 
     /// Pads to a block, writes out what is buffered and makes it durable.

@@ -43,6 +43,11 @@ impl Host for Disks {
         Ok(Queue::new(&self.disks[target], 4, self.buf_len, self.seed))
     }
 
+    fn lane(&mut self, target: usize, _: &Queue) -> io::Result<Disk> {
+        self.disks[target].open()?;
+        Ok(self.disks[target].clone())
+    }
+
     fn tell(&mut self, event: Event) {
         self.told.lock().unwrap().push(format!("{event:?}"));
     }

@@ -16,7 +16,7 @@
 //! | [`oldmem`], [`vmcore`] | `/dev/oldmem`; `/proc/vmcore` and vmcore files |
 //! | [`gpt`], [`mbr`] | partition tables |
 //! | [`blockdev`] | block devices by sysfs, and finding one by a selector |
-//! | [`swap`] | swap headers and swap devices |
+//! | [`swap`], [`swapread`] | swap headers and swap devices; their pages |
 //!
 //! Opening something may allocate, within limits that each module names. Reading
 //! pages uses the caller's buffer only and allocates nothing, so that it may go on
@@ -35,6 +35,7 @@ pub mod oldmem;
 pub mod pages;
 pub mod paging;
 pub mod swap;
+pub mod swapread;
 pub mod vmcore;
 pub mod vmcoreinfo;
 pub mod worth;

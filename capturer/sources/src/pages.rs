@@ -40,6 +40,17 @@ pub enum ReadError {
     },
 }
 
+impl ReadError {
+    /// The same as an error of the system, which costs no allocation.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Buffer { .. } => Errno::INVAL.raw_os_error(),
+            Self::Gone { errno, .. } => *errno,
+        }
+    }
+}
+
 /// A positioned read, so that tests can put faults below the page reader.
 pub trait ReadAt {
     /// As `pread(2)`: bytes read, 0 at the end.

@@ -1,20 +1,18 @@
-//! Swap devices: their header, which of them to capture, and reading their pages.
+//! Swap devices: their header, and which of them to capture.
 //!
 //! The header is `union swap_header` of `include/linux/swap.h`: ten bytes of magic at
 //! the end of the first page, version, last page and count of bad pages at byte 1024.
 //! A device that hibernation has written to carries another magic, and is not swap
-//! until it is resumed. Devices are read with direct I/O, so that the crash kernel's
-//! little memory is not spent on a cache.
+//! until it is resumed. [`crate::swapread`] reads their pages, with direct I/O, so that
+//! the crash kernel's little memory is not spent on a cache.
 
-use std::fs::File;
 use std::io;
 
+use lifeboat_format::PAGE;
 use lifeboat_format::bootcfg::{Selector, SwapPlan};
-use lifeboat_format::{PAGE, Pfn};
 
 use crate::blockdev::{self, Block, FindError};
 use crate::bytes::{id16, le32, uuid_text};
-use crate::pages::{self, ReadError};
 
 /// Bytes at the start of a device that a header can take: the largest page of Linux.
 pub const PROBE_LEN: usize = 64 << 10;
@@ -165,69 +163,6 @@ impl SwapDevice {
             }
         }
         out
-    }
-
-    /// A reader with a file descriptor of its own, for one thread.
-    ///
-    /// # Errors
-    /// The device cannot be opened.
-    pub fn reader(&self) -> io::Result<SwapReader> {
-        let (file, direct) = blockdev::open_direct(&self.block.path)?;
-        Ok(SwapReader { file, direct, len: self.block.len })
-    }
-}
-
-/// Reads a swap device for one thread. Reading allocates nothing.
-#[derive(Debug)]
-pub struct SwapReader {
-    file: File,
-    direct: bool,
-    len: u64,
-}
-
-impl SwapReader {
-    /// Fills `buf`, whole pages at an address that is a multiple of 4096, with the
-    /// device's pages from `first` on. `bad` gets each page that could not be read,
-    /// ascending, among them those behind the end; their bytes in `buf` are zeros.
-    /// Gives the number of such pages. Of a page that the end of the device cuts
-    /// short, the rest is zeros.
-    ///
-    /// # Errors
-    /// [`ReadError`]: then the device as a whole is gone.
-    pub fn read_pages(
-        &mut self,
-        first: Pfn,
-        buf: &mut [u8],
-        bad: &mut dyn FnMut(Pfn),
-    ) -> Result<u64, ReadError> {
-        let odd = ReadError::Buffer { len: buf.len() };
-        if self.direct && !buf.as_ptr().addr().is_multiple_of(PAGE)
-            || !buf.len().is_multiple_of(PAGE)
-        {
-            return Err(odd);
-        }
-        let start = first.addr().ok_or(odd)?.0;
-        let left = usize::try_from(self.len.saturating_sub(start)).unwrap_or(usize::MAX);
-        let there = left.min(buf.len());
-        let (data, rest) = buf.split_at_mut_checked(there).ok_or(odd)?;
-        let (whole, tail) = data.split_at_mut_checked(there / PAGE * PAGE).ok_or(odd)?;
-        let mut lost = 0;
-        let mut tell = |page: usize| {
-            lost += 1;
-            bad(Pfn(first.0 + page as u64));
-        };
-        pages::read_run(&self.file, start, whole, &mut tell)?;
-        rest.fill(0);
-        let mut page = whole.len() / PAGE;
-        if !tail.is_empty() {
-            if !pages::read_piece(&self.file, start + whole.len() as u64, tail)? {
-                tail.fill(0);
-                tell(page);
-            }
-            page += 1;
-        }
-        (page..(there + rest.len()) / PAGE).for_each(tell);
-        Ok(lost)
     }
 }
 

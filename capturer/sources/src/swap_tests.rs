@@ -104,42 +104,6 @@ fn the_plan_takes_swap_and_never_the_target() {
     assert!(text.ends_with("label my swap\n"), "{text}");
 }
 
-#[test]
-fn pages_are_read_to_the_last_sector() {
-    let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
-    let bytes: Vec<u8> =
-        (0..20_480u32 + 512).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    std::fs::write(file.path(), &bytes).unwrap();
-    let device = SwapDevice {
-        block: Block { path: file.path().to_owned(), len: bytes.len() as u64, ..Block::default() },
-        header: SwapHeader {
-            page_size: 4096,
-            last_page: 4,
-            bad_pages: 0,
-            uuid: String::new(),
-            label: String::new(),
-        },
-    };
-    assert_eq!(device.pages(), 6);
-    let mut space = vec![0u8; 9 * PAGE];
-    let skip = space.as_ptr().addr().wrapping_neg() % PAGE;
-    let buf = &mut space[skip..skip + 8 * PAGE];
-    buf.fill(0xee);
-    let mut bad = Vec::new();
-    let mut reader = device.reader().unwrap();
-    let lost = reader.read_pages(Pfn(1), buf, &mut |p| bad.push(p.0)).unwrap();
-    assert_eq!((lost, bad), (3, vec![6, 7, 8]));
-    assert_eq!(buf[..bytes.len() - 4096], bytes[4096..]);
-    assert!(buf[bytes.len() - 4096..].iter().all(|b| *b == 0));
-    if reader.direct {
-        let odd = &mut space[skip + 512..skip + 512 + PAGE];
-        assert!(matches!(
-            reader.read_pages(Pfn(0), odd, &mut |_| ()),
-            Err(ReadError::Buffer { .. })
-        ));
-    }
-}
-
 proptest! {
     #[test]
     fn hostile_headers_never_panic(edits in proptest::collection::vec((1000usize..1100, any::<u8>()), 0..80),

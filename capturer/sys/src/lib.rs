@@ -9,10 +9,16 @@ pub mod aligned;
 pub mod codec;
 pub mod kexec;
 pub mod queue;
+pub mod reads;
+pub mod seal;
+pub mod text;
 pub mod watchdog;
 pub mod writeout;
 
 pub use aligned::AlignedBuf;
 pub use codec::Codecs;
-pub use queue::{QueueMode, WriteQueue};
+pub use queue::{Lane, QueueMode, WriteQueue};
+pub use reads::{Ahead, ReadQueue};
+pub use seal::Sealing;
+pub use text::Plain;
 pub use writeout::begin_writeout;

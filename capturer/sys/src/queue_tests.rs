@@ -29,51 +29,99 @@ fn writes_arrive_by_uring() {
     round_trip(QueueMode::Uring);
 }
 
-/// Behind a write that failed, nothing leaves memory: what `salvage` gives begins
-/// at the first lost byte and has no gap, whatever else was written well.
+/// Behind a write that failed, nothing leaves memory: what is held begins at the first
+/// lost byte, whatever else was written well, and all of it arrives on the next device.
 #[test]
-fn behind_a_failed_write_everything_is_salvaged() {
-    let file = tempfile::tempfile().unwrap();
+fn behind_a_failed_write_everything_goes_to_the_next_device() {
+    let files = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
+    let far = i64::MAX as u64 - 4095;
     for mode in [QueueMode::Pwrite, QueueMode::Uring] {
-        let mut q = WriteQueue::new(file.try_clone().unwrap(), mode, 4, 4096);
+        let mut q = WriteQueue::new(files[0].try_clone().unwrap(), mode, 4, 4096);
+        let next = q.lane(files[1].try_clone().unwrap(), mode);
         q.set_stall_limit(Duration::from_secs(5));
         let mut failed = None;
         for n in 0..8u64 {
             let Ok(i) = q.take() else { break };
             q.bytes(i).fill(u8::try_from(n).unwrap());
             // The fourth write goes where no file can reach: EFBIG or EINVAL.
-            let at = if n == 3 { i64::MAX as u64 - 4095 } else { n * 4096 };
+            let at = if n == 3 { far } else { n * 4096 };
             if q.submit(i, 4096, at).is_err() || q.drain().is_err() {
                 failed = Some(n);
                 break;
             }
         }
         assert_eq!(failed, Some(3), "{mode:?}");
-        let mut got = Vec::new();
-        q.salvage(|at, bytes| got.push((at, bytes[0], bytes.len())));
-        assert_eq!(got, [(i64::MAX as u64 - 4095, 3, 4096)], "{mode:?}");
+        assert_eq!(q.held(), Some(far), "{mode:?}");
         assert!(q.flush().is_err(), "a failure is not forgotten");
-        q.abandon();
+        q.switch(next, |at, len| Some((at - far + 8192, len))).unwrap();
+        q.flush().unwrap();
+        assert_eq!((q.held(), q.mode()), (None, mode));
+        let mut back = vec![9; 12288];
+        files[1].read_exact_at(&mut back, 0).unwrap();
+        assert!(back[..8192].iter().all(|b| *b == 0) && back[8192..].iter().all(|b| *b == 3));
     }
 }
 
-/// A write that went well keeps its buffer while one before it has not.
+/// A write that went well keeps its buffer while one before it has not, and is made again
+/// on the next device; what the caller does not want there is dropped.
 #[test]
 fn what_was_written_behind_a_gap_stays_in_memory() {
-    let file = tempfile::tempfile().unwrap();
     for before in [State::Failed, State::Flying] {
-        let mut q = WriteQueue::new(file.try_clone().unwrap(), QueueMode::Pwrite, 4, 4096);
-        let places = [(State::Done, 8192), (before, 4096), (State::Done, 0)];
+        let file = tempfile::tempfile().unwrap();
+        let mut q = WriteQueue::new(file.try_clone().unwrap(), QueueMode::Pwrite, 5, 4096);
+        let next = q.lane(file.try_clone().unwrap(), QueueMode::Uring);
+        let places = [(State::Done, 8192), (before, 4096), (State::Done, 0), (before, 12288)];
         for (n, (state, offset)) in places.into_iter().enumerate() {
-            q.bytes(n).fill(7);
+            q.bytes(n).fill(u8::try_from(n).unwrap() + 1);
             q.busy[n] = Some(Write { len: 4096, offset, state });
         }
         q.retire();
-        let mut got = Vec::new();
-        q.salvage(|at, bytes| got.push((at, bytes.len())));
-        assert_eq!(got, [(4096, 4096), (8192, 4096)], "{before:?}");
-        q.busy.clear();
+        assert_eq!((q.held(), q.busy()), (Some(4096), (3, 5)), "{before:?}");
+        q.switch(next, |at, len| (at < 12288).then_some((at - 4096, len))).unwrap();
+        q.flush().unwrap();
+        let mut back = vec![0; 8192];
+        file.read_exact_at(&mut back, 0).unwrap();
+        assert!(back[..4096].iter().all(|b| *b == 2) && back[4096..].iter().all(|b| *b == 1));
+        assert_eq!(file.metadata().unwrap().len(), 8192, "{before:?}");
+        assert_eq!(q.haunted, before == State::Flying);
     }
+}
+
+/// The next device fails too: all of it is still held, at its places there.
+#[test]
+fn a_second_failure_loses_nothing_either() {
+    let good = tempfile::tempfile().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("f"), b"x").unwrap();
+    let bad = || File::open(dir.path().join("f")).unwrap();
+    for mode in [QueueMode::Pwrite, QueueMode::Uring] {
+        let mut q = WriteQueue::new(bad(), mode, 3, 4096);
+        let lanes = [q.lane(bad(), mode), q.lane(good.try_clone().unwrap(), mode)];
+        for n in 0..3u8 {
+            q.bytes(usize::from(n)).fill(n + 1);
+            let slot = Write { len: 4096, offset: u64::from(n) * 4096, state: State::Failed };
+            q.busy[usize::from(n)] = Some(slot);
+        }
+        let [second, third] = lanes;
+        let failed = q.switch(second, |at, len| Some((at + 4096, len)));
+        assert!(failed.is_err() || q.drain().is_err(), "{mode:?}");
+        assert_eq!((q.held(), q.busy().0), (Some(4096), 3), "{mode:?}");
+        q.switch(third, |at, len| Some((at - 4096, len))).unwrap();
+        q.flush().unwrap();
+        let mut back = vec![0; 12288];
+        good.read_exact_at(&mut back, 0).unwrap();
+        assert!(back.chunks(4096).zip(1..).all(|(page, n)| page.iter().all(|b| *b == n)));
+    }
+}
+
+#[test]
+fn a_lane_fits_its_own_queue_only() {
+    let file = tempfile::tempfile().unwrap();
+    let new = || WriteQueue::new(file.try_clone().unwrap(), QueueMode::Uring, 1, 4096);
+    let (mut one, other) = (new(), new());
+    let lane = other.lane(file.try_clone().unwrap(), QueueMode::Uring);
+    let refused = one.switch(lane, |at, len| Some((at, len))).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
 }
 
 /// When a thread ends, the kernel cancels what it submitted and had not begun: what

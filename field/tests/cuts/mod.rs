@@ -100,6 +100,10 @@ impl Host for Disks {
         self.disks[target].open()?;
         Ok(Queue::new(&self.disks[target], 4, self.buf_len, 5))
     }
+    fn lane(&mut self, target: usize, _: &Queue) -> io::Result<Disk> {
+        self.disks[target].open()?;
+        Ok(self.disks[target].clone())
+    }
     fn tell(&mut self, _: Event) {}
 }
 

@@ -46,13 +46,16 @@ pub enum Kind {
     Zero,
     Text(u64),
     Noise(u64),
+    /// One word over and over.
+    Word(u64),
     Bad,
 }
 
 pub fn kind_of(seed: u64, page: u64) -> Kind {
     let x = (page ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
     match x % 16 {
-        0..=4 => Kind::Zero,
+        0..=3 => Kind::Zero,
+        4 => Kind::Word(x | 1),
         5 if x.is_multiple_of(5) => Kind::Bad,
         5..=8 => Kind::Noise(x),
         _ if (page / 500).is_multiple_of(3) => Kind::Zero,
@@ -66,6 +69,11 @@ pub fn fill(kind: Kind, out: &mut [u8]) {
         Kind::Text(x) => {
             for (i, b) in out.iter_mut().enumerate() {
                 *b = b"certain consistent complete safe"[(i + x as usize) % 32];
+            }
+        }
+        Kind::Word(x) => {
+            for word in out.chunks_mut(8) {
+                word.copy_from_slice(&x.to_le_bytes()[..word.len()]);
             }
         }
         Kind::Noise(x) => {

@@ -20,7 +20,7 @@ use lifeboat_format::commit::IoMode;
 use lifeboat_format::header::{HEADER_LEN, KEY_AREA_LEN};
 use lifeboat_format::{BLOCK, ChunkKind, DumpHeader, Id, Layer, PageRange, Pfn};
 use lifeboat_sink::{Candidate, Chain, Event, FileDev, Head, Host, Output, Placement, Volume};
-use lifeboat_sys::{QueueMode, WriteQueue};
+use lifeboat_sys::{Lane, QueueMode, WriteQueue};
 
 use lifeboat_join as join;
 pub use lifeboat_join::{CryptSeal, Disk};
@@ -59,9 +59,14 @@ impl Host for Files {
     type Out = Shifted;
     fn queue(&mut self, target: usize) -> io::Result<Shifted> {
         let place = &self.0[target];
-        let queue =
-            WriteQueue::new(place.file.try_clone().unwrap(), QueueMode::Pwrite, 4, 64 << 10);
+        let file = place.file.try_clone().unwrap();
+        let queue = WriteQueue::new(file, QueueMode::Pwrite, 4, 64 << 10);
         Ok(Shifted { queue, base: place.base, left: place.good_for })
+    }
+    fn lane(&mut self, target: usize, out: &Shifted) -> io::Result<ShiftedLane> {
+        let place = &self.0[target];
+        let lane = out.queue.lane(place.file.try_clone().unwrap(), QueueMode::Pwrite);
+        Ok(ShiftedLane { lane, base: place.base, left: place.good_for })
     }
     fn tell(&mut self, _: Event) {}
 }
@@ -76,7 +81,28 @@ pub struct Shifted {
     left: u64,
 }
 
+/// The way to a further such device.
+pub struct ShiftedLane {
+    lane: Lane,
+    base: u64,
+    left: u64,
+}
+
+impl Shifted {
+    /// Where a write goes: nothing arrives any more once the device is at its end.
+    fn place(left: &mut u64, base: u64, offset: u64, len: usize) -> u64 {
+        *left = left.saturating_sub(len as u64);
+        if *left == 0 { FAR + offset } else { base + offset }
+    }
+
+    /// The volume's offset of a write that was sent there.
+    fn home(&self, at: u64) -> u64 {
+        at.checked_sub(FAR).unwrap_or(at.wrapping_sub(self.base))
+    }
+}
+
 impl Output for Shifted {
+    type Lane = ShiftedLane;
     fn buf_len(&self) -> usize {
         self.queue.buf_len()
     }
@@ -87,12 +113,8 @@ impl Output for Shifted {
         self.queue.bytes(index)
     }
     fn submit(&mut self, index: usize, len: usize, offset: u64) -> io::Result<()> {
-        self.left = self.left.saturating_sub(len as u64);
-        if self.left == 0 {
-            // Nothing more arrives: not even this.
-            return self.queue.submit(index, len, FAR + offset);
-        }
-        self.queue.submit(index, len, self.base + offset)
+        let at = Self::place(&mut self.left, self.base, offset, len);
+        self.queue.submit(index, len, at)
     }
     fn flush(&mut self) -> io::Result<()> {
         self.queue.flush()
@@ -106,14 +128,23 @@ impl Output for Shifted {
     fn requests(&self) -> u64 {
         42
     }
-    fn salvage(&self, each: &mut dyn FnMut(u64, &[u8])) {
-        let base = self.base;
-        let home = move |at: u64| at.checked_sub(FAR).unwrap_or(at.wrapping_sub(base));
+    fn held(&self) -> Option<u64> {
         // The writes that failed were sent to where no device reaches.
-        self.queue.salvage(|at: u64, bytes: &[u8]| each(home(at), bytes));
+        self.queue.held().map(|at| self.home(at))
     }
-    fn abandon(self) {
-        self.queue.abandon();
+    fn switch(
+        &mut self,
+        to: ShiftedLane,
+        place: &mut dyn FnMut(u64, usize) -> Option<(u64, usize)>,
+    ) -> io::Result<()> {
+        let base = self.base;
+        let home = |at: u64| at.checked_sub(FAR).unwrap_or(at.wrapping_sub(base));
+        (self.base, self.left) = (to.base, to.left);
+        let (left, base) = (&mut self.left, self.base);
+        self.queue.switch(to.lane, |at, len| {
+            let (at, len) = place(home(at), len)?;
+            Some((Self::place(left, base, at, len), len))
+        })
     }
 }
 

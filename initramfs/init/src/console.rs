@@ -1,9 +1,9 @@
 //! The console: one plain line at a time, and the flight recorder behind it.
 //!
-//! Every line also goes into a fixed buffer that ends up in the dump's trailer,
+//! Nothing here allocates: lines are put together in a fixed buffer, on the stack of who
+//! speaks. Every line also goes into a fixed buffer that ends up in the dump's trailer,
 //! so that a field engineer years later reads what the console showed.
 
-use std::io::Write;
 use std::sync::Mutex;
 
 use heapless::String;
@@ -40,8 +40,12 @@ pub(crate) fn line(text: std::fmt::Arguments<'_>) {
     let mut cut: Cut<1024> = Cut(String::new());
     let _ = std::fmt::write(&mut cut, format_args!("lifeboat: {text}"));
     let _ = cut.0.push('\n');
-    // One write a line: the kernel's own messages then do not fall into it.
-    let _ = std::io::stderr().write_all(cut.0.as_bytes());
+    // One write a line: the kernel's own messages then do not fall into it. Not by std's
+    // stderr, which has a lock: a thread that hangs in it must not silence the others.
+    let mut left = cut.0.as_bytes();
+    while let Ok(done @ 1..) = rustix::io::write(rustix::stdio::stderr(), left) {
+        left = left.get(done..).unwrap_or_default();
+    }
     // Not lock(): a panic while the record is read must still be able to speak.
     if let Ok(mut record) = RECORD.try_lock() {
         let _ = record.push_str(&cut.0);

@@ -1,7 +1,8 @@
 //! Faults that tests ask for when arming (`--dangerously-inject-fault`), at the
-//! start of a named phase: `panic@memory`, `hang@swap`, `oom@memory`.
+//! start of a named phase: `panic@memory`, `hang@swap`, `oom@memory`, `alloc@memory`.
 
 use lifeboat_format::bootcfg::BootConfig;
+use lifeboat_sys::seal;
 
 use crate::console::say;
 use crate::phase::Phase;
@@ -19,15 +20,11 @@ pub(crate) fn inject(config: &BootConfig, phase: Phase) {
         "hang" => loop {
             std::thread::sleep(std::time::Duration::from_secs(3600));
         },
-        "oom" => exhaust(),
+        "oom" => seal::exhaust(),
+        "alloc" => {
+            drop(std::hint::black_box(vec![0u8; 4242]));
+            say!("memory was allocated, and nobody minded");
+        }
         _ => say!("unknown fault `{what}`: ignored"),
-    }
-}
-
-/// Takes all memory, so that the kernel has to give up.
-fn exhaust() {
-    let mut hoard: Vec<Vec<u8>> = Vec::new();
-    loop {
-        hoard.push(vec![0xa5; 1 << 20]);
     }
 }

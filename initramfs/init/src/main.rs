@@ -12,26 +12,39 @@
 mod capture;
 mod config;
 mod console;
+mod cost;
 mod devices;
 mod fault;
 mod head;
 mod led;
+mod limits;
 mod mounts;
 mod pages;
 mod phase;
+mod pool;
 mod power;
 mod supervisor;
 mod swap;
 mod target;
 
+use lifeboat_engine::EngineError;
+use lifeboat_format::bootcfg::BootConfig;
+use lifeboat_sys::{Sealing, seal};
+
 use console::say;
+use led::StatusLed;
 use phase::{Journal, Phase};
 use power::Power;
 use supervisor::Supervisor;
 
+/// Sealed when the pages begin: what runs from then on has all the memory that it needs.
+#[global_allocator]
+static HEAP: Sealing = Sealing;
+
 fn main() -> ! {
+    seal::lean();
     let journal = Journal::start();
-    power::install_panic_hook();
+    power::install_hooks();
     say!("Lifeboat {} in the crash kernel", env!("CARGO_PKG_VERSION"));
     let result = run(&journal);
     match &result {
@@ -48,19 +61,47 @@ fn main() -> ! {
     }
 }
 
-/// A failure that ends the run. Its text is one console line (or a few).
+/// A failure that ends the run before the first page. Its text is one console line (or a
+/// few).
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-fn run(journal: &Journal) -> Result<lifeboat_format::bootcfg::Action, Failure> {
+/// A failure that ends the run.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("{0}")]
+    Early(Failure),
+    /// Behind the seal: nothing in it was allocated for it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("a worker failed")]
+    Worker,
+}
+
+impl From<Failure> for End {
+    fn from(why: Failure) -> Self {
+        Self::Early(why)
+    }
+}
+
+fn run(journal: &Journal) -> Result<lifeboat_format::bootcfg::Action, End> {
+    let (supervisor, config, led) = begin(journal)?;
+    capture::run(&config, journal, &supervisor)?;
+    led.set(false);
+    Ok(config.action)
+}
+
+/// Up to the first word of the configuration.
+fn begin(journal: &Journal) -> Result<(Supervisor, Box<BootConfig>, StatusLed), Failure> {
     journal.enter(Phase::Mounts);
     mounts::mount_all()?;
     Power::prepare();
+    cost::prepare();
     let supervisor = Supervisor::start(journal)?;
     let config = config::load()?;
     power::set_failure_action(config.failure);
     supervisor.set_deadline(config.deadline_s);
     supervisor.start_watchdog(&config);
-    let led = led::StatusLed::open(config.led.as_ref());
+    let led = StatusLed::open(config.led.as_ref());
     led.set(true);
     say!(
         "mounts: board {}, deadline {} s, watchdog {}",
@@ -69,8 +110,5 @@ fn run(journal: &Journal) -> Result<lifeboat_format::bootcfg::Action, Failure> {
         supervisor.watchdog_text()
     );
     fault::inject(&config, Phase::Mounts);
-    let action = config.action;
-    capture::run(&config, journal, &supervisor)?;
-    led.set(false);
-    Ok(action)
+    Ok((supervisor, config, led))
 }

@@ -1,23 +1,29 @@
 //! The pages: memory in the order of its worth, and the swap devices.
+//!
+//! [`Pages::capture`] takes what memory is still wanted and seals the heap; from there on
+//! nothing here, or below it, allocates.
 
 use lifeboat_engine::{
     Cursor, EngineError, Frames, Input, Job, Monitor, PageRead, Place, PlaceRead, ReadFault, Tuner,
-    Twins, Worker, capture,
+    Twins,
 };
-use lifeboat_format::bootcfg::{BootConfig, Order, SwapPlan};
+use lifeboat_format::bootcfg::{BootConfig, Order};
 use lifeboat_format::commit::{Outcome, PageCounts};
-use lifeboat_format::{ChunkKind, Layer, Pfn, PhysAddr};
+use lifeboat_format::{ChunkKind, Layer, PageRange, Pfn, PhysAddr};
 use lifeboat_sources::elfcorehdr::CoreHeader;
 use lifeboat_sources::vmcoreinfo::VmcoreInfo;
 use lifeboat_sources::worth::{Worth, WorthReader};
 use lifeboat_sources::{AnyMemory, MemoryReader, OldMemory, SourceKind, notes};
+use lifeboat_sys::seal;
 
 use crate::capture::{SharedWriter, Writer};
 use crate::console::say;
+use crate::cost::Interrupts;
 use crate::phase::{Journal, Phase};
+use crate::pool::{self, Hand, Pool, STACK, Sources, Task};
 use crate::supervisor::Supervisor;
-use crate::swap::{SwapSource, Swaps};
-use crate::{Failure, fault};
+use crate::swap::{self, Swaps};
+use crate::{End, Failure, fault};
 
 /// Everything that is captured, and who does it.
 pub(crate) struct Pages<'a> {
@@ -30,7 +36,11 @@ pub(crate) struct Pages<'a> {
     pub(crate) frames: &'a SharedWriter,
     pub(crate) tuner: &'a Tuner,
     pub(crate) twins: Option<&'a Twins>,
+    pub(crate) interrupts: &'a Interrupts,
 }
+
+/// Where a task's pages come from: memory, or a swap device by its place in the list.
+const MEMORY: usize = 0;
 
 /// What pages are worth, if the configuration asks and the dead kernel's records can be
 /// read and agree with themselves. Anything else is said and costs only the order.
@@ -66,21 +76,55 @@ pub(crate) fn worth(config: &BootConfig, memory: &AnyMemory) -> Option<Worth> {
 impl Pages<'_> {
     /// Captures all of it, the most valuable first: what comes last is what a full
     /// partition or the deadline costs. `Err` only where nothing can be committed.
-    pub(crate) fn capture(&self, workers: &mut [Worker]) -> Result<Outcome, Failure> {
-        let mut outcome = Outcome::Complete;
+    pub(crate) fn capture(&self, hands: &mut [Hand<'_>]) -> Result<Outcome, End> {
         let (before, behind): (&[Layer], &[Layer]) = match self.worth {
+            _ if !self.config.memory => (&[], &[]),
             None => (&[Layer::Address], &[]),
             Some(_) => (&[Layer::Kernel, Layer::User], &[Layer::Cache, Layer::Free]),
         };
-        self.enter(Phase::Memory);
-        self.layers(before, workers, &mut outcome)?;
-        self.enter(Phase::Swap);
-        self.swap(workers, &mut outcome)?;
-        if !behind.is_empty() {
-            self.supervisor.enter(self.journal, Phase::Memory, self.config);
-            self.layers(behind, workers, &mut outcome)?;
-        }
-        Ok(outcome)
+        let swap_ranges: Vec<[PageRange; 1]> =
+            self.swaps.list.iter().map(|s| [s.range()]).collect();
+        let memory = |layer: &Layer| (MEMORY, *layer, Cursor::new(self.memory.ranges()));
+        let swap = |(n, range)| (MEMORY + 1 + n, Layer::Address, Cursor::new(range));
+        let swaps = swap_ranges.iter().map(|r| &r[..]).enumerate().map(swap);
+        let order: Vec<_> =
+            before.iter().map(memory).chain(swaps).chain(behind.iter().map(memory)).collect();
+        let clock = self.clock();
+        let tasks: Vec<Task<'_>> = order
+            .iter()
+            .map(|(source, layer, cursor)| {
+                task(*source, *layer, cursor, &clock, (self.tuner, self.twins))
+            })
+            .collect();
+        let (first_swap, last_swap) = (before.len(), before.len() + swap_ranges.len());
+        let lead = |pool: &Pool| {
+            self.seal(pool);
+            let mut outcome = Outcome::Complete;
+            self.enter(Phase::Memory);
+            let mut all = tasks.iter().enumerate();
+            self.tasks(pool, all.by_ref().take(first_swap), &mut outcome)?;
+            self.enter(Phase::Swap);
+            self.tasks(pool, all.by_ref().take(last_swap - first_swap), &mut outcome)?;
+            if self.swaps.missing {
+                join(&mut outcome, Outcome::SourceFailed);
+            }
+            if !behind.is_empty() {
+                self.supervisor.enter(self.journal, Phase::Memory, self.config);
+                self.tasks(pool, all, &mut outcome)?;
+            }
+            Ok(outcome)
+        };
+        let started = pool::with(hands, &tasks, self.frames, lead);
+        started.map_err(|e| Failure::from(format!("starting the workers: {e}")))?
+    }
+
+    /// Takes no more memory, from here to the end of the run.
+    fn seal(&self, pool: &Pool) {
+        seal::trim();
+        let threads = pool.threads();
+        let fixed = seal::c_heap() + threads * STACK;
+        say!("memory: {} KiB fixed for {threads} workers", fixed >> 10);
+        seal::seal();
     }
 
     fn enter(&self, phase: Phase) {
@@ -88,93 +132,41 @@ impl Pages<'_> {
         fault::inject(self.config, phase);
     }
 
-    fn layers(
+    fn tasks<'t>(
         &self,
-        layers: &[Layer],
-        workers: &mut [Worker],
+        pool: &Pool,
+        tasks: impl Iterator<Item = (usize, &'t Task<'t>)>,
         outcome: &mut Outcome,
-    ) -> Result<(), Failure> {
-        for layer in layers.iter().filter(|_| self.config.memory) {
+    ) -> Result<(), End> {
+        for (number, task) in tasks {
+            let swap = task.source.checked_sub(MEMORY + 1).and_then(|n| self.swaps.list.get(n));
             if is_over(*outcome) {
-                say!("memory, {} pages: not captured: {}", layer.name(), outcome.name());
+                match swap {
+                    Some(swap) => say!("swap: {} not captured: {}", swap.name(), outcome.name()),
+                    None => {
+                        let layer = task.job.layer.name();
+                        say!("memory, {layer} pages: not captured: {}", outcome.name());
+                    }
+                }
                 continue;
             }
-            let cursor = Cursor::new(self.memory.ranges());
-            let clock = self.clock();
-            let job = Job {
-                kind: ChunkKind::Memory,
-                device: 0,
-                layer: *layer,
-                tells_out: matches!(layer, Layer::Address | Layer::Kernel),
-                name: "old memory",
-                cursor: &cursor,
-                monitor: &clock,
-                tuner: self.tuner,
-                twins: self.twins,
-            };
-            let before = self.counts(|f| f.counts().0);
-            let this = self.run(&job, workers, &|| self.memory_input())?;
+            let of = |f: &Writer| if swap.is_some() { f.counts().1 } else { f.counts().0 };
+            let before = self.counts(of);
+            let this = self.run(pool, number, task)?;
             self.secure()?;
-            self.report("memory", layer.name(), this, &before, |f| f.counts().0);
+            let which = if swap.is_some() { "all" } else { task.job.layer.name() };
+            self.report(if swap.is_some() { "swap" } else { "memory" }, which, this, &before, of);
+            if let Some(swap) = swap {
+                swap.report();
+            }
             join(outcome, this);
         }
         Ok(())
-    }
-
-    fn memory_input(&self) -> Result<OwnedInput<'_>, Failure> {
-        let places = match self.worth {
-            Some(worth) => {
-                let reader = WorthReader::new(worth, self.memory.reader()?);
-                Some(Box::new(Places(reader)) as Box<dyn PlaceRead + Send>)
-            }
-            None => None,
-        };
-        Ok(OwnedInput { pages: Box::new(Memory(self.memory.reader()?)), places })
-    }
-
-    fn swap(&self, workers: &mut [Worker], outcome: &mut Outcome) -> Result<(), Failure> {
-        for source in &self.swaps.list {
-            if is_over(*outcome) {
-                say!("swap: {} not captured: {}", source.name(), outcome.name());
-                continue;
-            }
-            let this = self.swap_device(source, workers)?;
-            join(outcome, this);
-        }
-        if self.swaps.missing {
-            join(outcome, Outcome::SourceFailed);
-        }
-        Ok(())
-    }
-
-    fn swap_device(&self, source: &SwapSource, workers: &mut [Worker]) -> Result<Outcome, Failure> {
-        let ranges = [source.range()];
-        let cursor = Cursor::new(&ranges);
-        let clock = self.clock();
-        let job = Job {
-            kind: ChunkKind::Swap,
-            device: source.index(),
-            layer: Layer::Address,
-            tells_out: false,
-            name: "a swap device",
-            cursor: &cursor,
-            monitor: &clock,
-            tuner: self.tuner,
-            twins: self.twins,
-        };
-        let open = || Ok(OwnedInput { pages: source.reader()?, places: None });
-        let before = self.counts(|f| f.counts().1);
-        let this = self.run(&job, workers, &open)?;
-        self.secure()?;
-        if self.config.swap != SwapPlan::None {
-            self.report("swap", "all", this, &before, |f| f.counts().1);
-        }
-        Ok(this)
     }
 
     /// Makes a layer durable before a less valuable one is begun: a disk's write cache
     /// holds what it likes until then.
-    fn secure(&self) -> Result<(), Failure> {
+    fn secure(&self) -> Result<(), End> {
         Ok(self.frames.with(Frames::checkpoint)??)
     }
 
@@ -196,57 +188,60 @@ impl Pages<'_> {
     ) {
         let now = self.counts(of);
         say!(
-            "{what}, {which} pages: {}: {} with data, {} zero, {} unreadable, {} MiB written, {} ms",
+            "{what}, {which} pages: {}: {} with data, {} zero, {} of one word, {} same, {} excluded, {} unreadable, {} MiB written, {} ms",
             outcome.name(),
             now.data.saturating_sub(before.data),
             now.zero.saturating_sub(before.zero),
+            now.fill.saturating_sub(before.fill),
+            now.same.saturating_sub(before.same),
+            now.excluded.saturating_sub(before.excluded),
             now.unreadable.saturating_sub(before.unreadable),
             now.stored_bytes.saturating_sub(before.stored_bytes) >> 20,
             self.journal.phase_ms()
         );
     }
 
-    /// Runs all workers over one source.
-    fn run<'w>(
-        &self,
-        job: &Job<'_>,
-        workers: &mut [Worker],
-        open: &dyn Fn() -> Result<OwnedInput<'w>, Failure>,
-    ) -> Result<Outcome, Failure> {
-        let mut inputs = Vec::with_capacity(workers.len());
-        for _ in workers.iter() {
-            inputs.push(open()?);
-        }
-        let frames = self.frames;
-        let results: Vec<Result<(), EngineError>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = workers
-                .iter_mut()
-                .zip(inputs)
-                .map(|(worker, mut input)| {
-                    scope.spawn(move || {
-                        let places = input.places.as_deref_mut();
-                        let places = places.map(|l| l as &mut dyn PlaceRead);
-                        let mut input = Input { pages: &mut *input.pages, places };
-                        capture(worker, job, &mut input, frames)
-                    })
-                })
-                .collect();
-            threads.into_iter().map(|t| t.join().unwrap_or(Err(EngineError::Poisoned))).collect()
-        });
-        let mut outcome = Outcome::Complete;
-        for error in results.into_iter().filter_map(Result::err) {
+    /// Has all workers do a task.
+    fn run(&self, pool: &Pool, number: usize, task: &Task<'_>) -> Result<Outcome, End> {
+        let (mut outcome, mut fatal) = (Outcome::Complete, None);
+        self.interrupts.begin();
+        pool.run(number, |error| {
             if !error.can_commit() {
-                return Err(error.into());
+                fatal.get_or_insert(error);
+                return;
             }
-            say!("{}: {error}", job.name);
+            say!("{}: {error}", task.job.name);
             outcome = match error {
                 EngineError::Full => Outcome::Full,
                 EngineError::Stopped => Outcome::Deadline,
                 _ => Outcome::SourceFailed,
             };
-        }
-        Ok(outcome)
+        });
+        self.interrupts.end();
+        fatal.map_or(Ok(outcome), |error| Err(error.into()))
     }
+}
+
+fn task<'t>(
+    source: usize,
+    layer: Layer,
+    cursor: &'t Cursor<'t>,
+    clock: &'t Clock<'_>,
+    (tuner, twins): (&'t Tuner, Option<&'t Twins>),
+) -> Task<'t> {
+    let swap = source.checked_sub(MEMORY + 1);
+    let job = Job {
+        kind: if swap.is_some() { ChunkKind::Swap } else { ChunkKind::Memory },
+        device: swap.and_then(|n| u16::try_from(n).ok()).unwrap_or(0),
+        layer,
+        tells_out: swap.is_none() && matches!(layer, Layer::Address | Layer::Kernel),
+        name: if swap.is_some() { "a swap device" } else { "old memory" },
+        cursor,
+        monitor: clock,
+        tuner,
+        twins,
+    };
+    Task { job, source }
 }
 
 /// Whether going on with another source makes no sense.
@@ -262,9 +257,39 @@ fn join(outcome: &mut Outcome, this: Outcome) {
 }
 
 /// One worker's readers.
-struct OwnedInput<'w> {
-    pages: Box<dyn PageRead + Send>,
-    places: Option<Box<dyn PlaceRead + Send + 'w>>,
+pub(crate) struct Readers<'m> {
+    memory: Memory,
+    places: Option<Places<'m>>,
+    swap: swap::Reader<'m>,
+}
+
+impl<'m> Readers<'m> {
+    pub(crate) fn open(
+        memory: &AnyMemory,
+        worth: Option<&'m Worth>,
+        swap: swap::Reader<'m>,
+    ) -> Result<Self, Failure> {
+        let places = match worth {
+            Some(worth) => Some(Places(WorthReader::new(worth, memory.reader()?))),
+            None => None,
+        };
+        Ok(Self { memory: Memory(memory.reader()?), places, swap })
+    }
+}
+
+impl Sources for Readers<'_> {
+    fn input(&mut self, source: usize) -> Input<'_> {
+        match source.checked_sub(MEMORY + 1) {
+            None => {
+                let places = self.places.as_mut().map(|p| p as &mut dyn PlaceRead);
+                Input { pages: &mut self.memory, places }
+            }
+            Some(device) => {
+                self.swap.select(device);
+                Input { pages: &mut self.swap, places: None }
+            }
+        }
+    }
 }
 
 /// Stops the capture in time to commit what is there, and shows that it moves.
@@ -298,7 +323,7 @@ impl PageRead for Memory {
                 bad(usize::try_from(pfn.0.saturating_sub(first.0)).unwrap_or(usize::MAX));
             })
             .map(|_| ())
-            .map_err(|e| ReadFault(std::io::Error::other(e)))
+            .map_err(|e| ReadFault(std::io::Error::from_raw_os_error(e.errno())))
     }
 }
 

@@ -8,16 +8,24 @@
 use std::fs::File;
 use std::io::Write;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
 use lifeboat_format::bootcfg::Action;
+use lifeboat_sys::seal;
 use nix::sys::reboot::{RebootMode, reboot};
 
 use crate::console::say;
 
 static SYSRQ: OnceLock<File> = OnceLock::new();
 static FAILURE: AtomicU8 = AtomicU8::new(0);
+/// When the orderly end began.
+static ENDING: OnceLock<Instant> = OnceLock::new();
+/// Whether the supervisor's thread looks at that.
+static WATCHED: AtomicBool = AtomicBool::new(false);
+
+/// How long the orderly end may take.
+const ORDERLY: Duration = Duration::from_secs(15);
 
 /// Name of an action for the console.
 pub(crate) fn name(action: Action) -> &'static str {
@@ -61,17 +69,30 @@ impl Power {
         }
     }
 
-    /// Ends the machine in an orderly way, by force if that takes over 15 seconds.
+    /// Ends the machine in an orderly way, by force if that takes over 15 seconds. That is
+    /// seen to by the supervisor, because no thread can be started behind the seal; a run
+    /// that failed before there was one starts its own.
     pub(crate) fn end(action: Action) -> ! {
-        let _ = std::thread::Builder::new().name("last-resort".into()).spawn(|| {
-            std::thread::sleep(Duration::from_secs(15));
-            Self::force(Action::Reboot)
-        });
+        let _ = ENDING.set(Instant::now());
+        if !WATCHED.load(Ordering::Relaxed) {
+            let _ = std::thread::Builder::new().name("last-resort".into()).spawn(|| {
+                std::thread::sleep(ORDERLY);
+                Self::force(Action::Reboot)
+            });
+        }
         // What the console was told must be out before the UART is reset. With the
         // last resort running, a console that never drains cannot hold us.
         let _ = rustix::termios::tcdrain(std::io::stderr());
         Self::orderly(action);
         Self::force(action)
+    }
+
+    /// Called by the supervisor at every turn: forces the end that takes too long.
+    pub(crate) fn watch() {
+        WATCHED.store(true, Ordering::Relaxed);
+        if ENDING.get().is_some_and(|since| since.elapsed() >= ORDERLY) {
+            Self::force(Action::Reboot);
+        }
     }
 
     fn orderly(action: Action) {
@@ -82,6 +103,13 @@ impl Power {
         };
         let Err(e) = reboot(mode);
         say!("reboot(2) failed: {e}");
+    }
+
+    /// Ends the machine at once, as the configuration says for failures.
+    pub(crate) fn give_up() -> ! {
+        let action = failure_action();
+        say!("{}", name(action));
+        Self::force(action)
     }
 
     /// Ends the machine at once: no driver is asked.
@@ -108,14 +136,17 @@ impl Power {
     }
 }
 
-/// A panic of any thread prints its place and ends the machine.
-pub(crate) fn install_panic_hook() {
+/// What goes wrong beyond any error value prints one line and ends the machine: a panic
+/// of any thread, and memory that is taken behind the seal.
+pub(crate) fn install_hooks() {
     std::panic::set_hook(Box::new(|info| {
         let text = info.payload_as_str().unwrap_or("no message");
         let (file, line) = info.location().map_or(("?", 0), |l| (l.file(), l.line()));
         say!("PANIC in PID 1 at {file}:{line}: {text}");
-        let action = failure_action();
-        say!("{}", name(action));
-        Power::force(action)
+        Power::give_up()
     }));
+    seal::on_breach(|bytes| {
+        say!("BREACH: {bytes} bytes were allocated behind the seal, a defect of Lifeboat");
+        Power::give_up()
+    });
 }

@@ -1,7 +1,7 @@
 //! A thread that holds the deadlines, of the run and of each phase, and feeds the watchdog.
 //!
 //! It touches no disk and takes no lock that the capture holds, so it runs on
-//! when the capture hangs.
+//! when the capture hangs. At every turn it looks at the machine's memory too.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -12,12 +12,15 @@ use lifeboat_format::bootcfg::{BootConfig, Watchdog as Choice};
 use lifeboat_sys::watchdog::Watchdog;
 
 use crate::console::say;
+use crate::cost;
 use crate::phase::{self, Journal, Phase};
-use crate::power::{self, Power};
+use crate::power::Power;
 
 /// Until the configuration is read: reading it takes well under a second.
 const EARLY_DEADLINE_MS: u64 = 120_000;
 const TICK: Duration = Duration::from_millis(200);
+/// Bytes of the thread's stack.
+const STACK: usize = 128 << 10;
 
 struct Shared {
     start: Instant,
@@ -52,7 +55,8 @@ impl Supervisor {
             watchdog: Mutex::new(None),
         });
         let theirs = Arc::clone(&shared);
-        std::thread::Builder::new().name("supervisor".into()).spawn(move || watch(&theirs))?;
+        let thread = std::thread::Builder::new().name("supervisor".into()).stack_size(STACK);
+        thread.spawn(move || watch(&theirs))?;
         Ok(Self { shared })
     }
 
@@ -134,16 +138,18 @@ fn watch(shared: &Shared) {
     let mut fed_at = u64::MAX;
     let mut last_feed = Instant::now();
     loop {
+        Power::watch();
         std::thread::sleep(TICK);
+        cost::look();
         let now = shared.now_ms();
         if now >= shared.deadline_ms.load(Ordering::Relaxed) {
             say!("DEADLINE: {now} ms since the start and not done");
-            give_up();
+            Power::give_up();
         }
         if now >= shared.phase_deadline_ms.load(Ordering::Relaxed) {
             let phase = Phase::from_u8(shared.phase.load(Ordering::Relaxed));
             say!("DEADLINE: phase {} hangs", phase.map_or("?", Phase::name));
-            give_up();
+            Power::give_up();
         }
         let progress = shared.progress.load(Ordering::Relaxed);
         if progress != fed_at && last_feed.elapsed() >= Duration::from_secs(1) {
@@ -156,10 +162,4 @@ fn watch(shared: &Shared) {
             }
         }
     }
-}
-
-fn give_up() -> ! {
-    let action = power::failure_action();
-    say!("{}", power::name(action));
-    Power::force(action)
 }

@@ -1,19 +1,30 @@
 //! Swap devices as the engine sees them.
 
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
 use lifeboat_engine::{PageRead, ReadFault};
 use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::{PageRange, Pfn};
-use lifeboat_sources::swap::{self, SwapDevice, SwapReader};
+use lifeboat_sources::swap::{self, SwapDevice};
+use lifeboat_sources::swapread::{ReadAhead, SwapReader};
+use lifeboat_sys::QueueMode;
 
-use crate::Failure;
 use crate::console::say;
 use crate::devices::Devices;
+use crate::limits::Limits;
+
+/// Most bytes of a read: a batch of the engine.
+const MOST: usize = 128 << 10;
 
 /// A swap device that is captured.
 pub(crate) struct SwapSource {
     index: u16,
     device: SwapDevice,
+    limits: Limits,
     text: String,
+    /// Read requests of all workers, and how they were made.
+    requests: AtomicU64,
+    mode: AtomicU8,
 }
 
 /// What is captured, and whether something that was asked for is not.
@@ -32,7 +43,14 @@ impl Swaps {
         }
         let list = (0u16..)
             .zip(plan.devices)
-            .map(|(index, device)| SwapSource { index, text: device.text(), device })
+            .map(|(index, device)| SwapSource {
+                index,
+                text: device.text(),
+                limits: Limits::of(&device.block.disk),
+                device,
+                requests: AtomicU64::new(0),
+                mode: AtomicU8::new(0),
+            })
             .collect();
         Self { list, missing: !plan.problems.is_empty() }
     }
@@ -40,6 +58,25 @@ impl Swaps {
     /// Pages of all devices.
     pub(crate) fn pages(&self) -> u64 {
         self.list.iter().map(SwapSource::pages).fold(0, u64::saturating_add)
+    }
+
+    /// The disks that are read, by the kernel's names.
+    pub(crate) fn disk_names(&self) -> impl Iterator<Item = &str> {
+        self.list.iter().map(|s| &*s.device.block.disk)
+    }
+
+    /// How one of `workers` reads ahead, all of them within `budget` bytes.
+    pub(crate) fn read_ahead(&self, budget: usize, workers: usize) -> ReadAhead {
+        let all = self.list.iter().map(|s| s.limits).reduce(Limits::and).unwrap_or_default();
+        let shape = all.shape(budget / workers.max(1), MOST);
+        ReadAhead { depth: shape.depth, len: shape.len }
+    }
+
+    /// One worker's reader of all devices.
+    pub(crate) fn reader(&self, ahead: ReadAhead) -> Reader<'_> {
+        let devices = self.list.iter().map(|s| (&s.device, s.limits.mode()));
+        let inner = SwapReader::open(devices, ahead);
+        Reader { inner, swaps: self, at: 0, told: 0 }
     }
 }
 
@@ -68,14 +105,52 @@ impl SwapSource {
         PageRange::new(0, self.pages())
     }
 
-    pub(crate) fn reader(&self) -> Result<Box<dyn PageRead + Send>, Failure> {
-        Ok(Box::new(Reader(self.device.reader()?)))
+    /// Says how it was read.
+    pub(crate) fn report(&self) {
+        let how = match self.mode.load(Ordering::Relaxed) {
+            POLLED => "io_uring, polled",
+            URING => "io_uring by interrupt",
+            _ => "pread",
+        };
+        let requests = self.requests.load(Ordering::Relaxed);
+        say!("swap: {} was read in {requests} requests ({how})", self.name());
     }
 }
 
-struct Reader(SwapReader);
+const URING: u8 = 1;
+const POLLED: u8 = 2;
 
-impl PageRead for Reader {
+/// One worker's reader.
+pub(crate) struct Reader<'s> {
+    inner: SwapReader,
+    swaps: &'s Swaps,
+    at: usize,
+    /// Requests that were counted already.
+    told: u64,
+}
+
+impl Reader<'_> {
+    /// Reads the device at place `index` of the list from here on.
+    pub(crate) fn select(&mut self, index: usize) {
+        self.at = index;
+        self.inner.select(index);
+    }
+
+    fn count(&mut self) {
+        let Some(source) = self.swaps.list.get(self.at) else { return };
+        let requests = self.inner.requests();
+        source.requests.fetch_add(requests - self.told, Ordering::Relaxed);
+        self.told = requests;
+        let mode = match self.inner.mode() {
+            QueueMode::Pwrite => 0,
+            QueueMode::Uring => URING,
+            QueueMode::Polled => POLLED,
+        };
+        source.mode.store(mode, Ordering::Relaxed);
+    }
+}
+
+impl PageRead for Reader<'_> {
     fn read(
         &mut self,
         first: Pfn,
@@ -85,9 +160,12 @@ impl PageRead for Reader {
         let mut tell = |pfn: Pfn| {
             bad(usize::try_from(pfn.0.saturating_sub(first.0)).unwrap_or(usize::MAX));
         };
-        self.0
-            .read_pages(first, buf, &mut tell)
-            .map(|_| ())
-            .map_err(|e| ReadFault(std::io::Error::other(e)))
+        let read = self.inner.read_pages(first, buf, &mut tell);
+        self.count();
+        read.map(drop).map_err(|e| ReadFault(std::io::Error::from_raw_os_error(e.errno())))
+    }
+
+    fn ahead(&mut self, span: PageRange) {
+        self.inner.ahead(span);
     }
 }

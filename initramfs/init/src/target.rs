@@ -1,6 +1,7 @@
 //! The targets: the volumes of the profile's list that pass their guard, the one that
 //! the dump begins on, and what becomes of them.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -9,15 +10,11 @@ use lifeboat_format::bootcfg::{BootConfig, Policy};
 use lifeboat_format::{Id, PAGE};
 use lifeboat_sink::{Candidate, Event, FileDev, Host, Placement, Plan, Volume};
 use lifeboat_sources::blockdev::Block;
-use lifeboat_sys::{QueueMode, WriteQueue};
+use lifeboat_sys::{Lane, Plain, WriteQueue};
 
 use crate::Failure;
 use crate::console::say;
-
-/// Writes in flight at most; Linux caps a kdump kernel's queues at 64.
-const DEPTH: usize = 8;
-/// Bytes of a write.
-const WRITE: usize = 512 << 10;
+use crate::limits::{Limits, Shape};
 
 /// With another target to go on with, a device may be silent for this long: shorter
 /// than any watchdog's usual timeout. Its driver gives up after 30 s at best.
@@ -35,8 +32,19 @@ pub(crate) struct Target {
 impl Target {
     /// Dump number and device, for the console.
     pub(crate) fn name(&self) -> String {
-        let path = self.disks.0.get(self.first).map(|b| b.path.display().to_string());
-        format!("dump {} on {}", self.plan.number, path.unwrap_or_default())
+        format!("dump {} on {}", self.plan.number, self.disks.name(self.first))
+    }
+
+    /// The disks that may be written, by the kernel's names.
+    pub(crate) fn disk_names(&self) -> Vec<String> {
+        self.disks.list.iter().map(|(block, _)| block.disk.clone()).collect()
+    }
+
+    /// Fixes the memory that writes wait in, in bytes. Gives what it comes to.
+    pub(crate) fn set_budget(&mut self, bytes: usize) -> usize {
+        self.disks.budget = bytes;
+        let shape = self.disks.shape();
+        shape.depth * shape.len
     }
 
     /// The volume that the dump begins on.
@@ -64,11 +72,26 @@ impl Target {
 }
 
 /// The devices of the candidates, and what happens to them.
-pub(crate) struct Disks(Vec<Block>);
+pub(crate) struct Disks {
+    list: Vec<(Block, Limits)>,
+    /// Bytes of all buffers.
+    budget: usize,
+}
 
 impl Disks {
     fn name(&self, target: usize) -> std::path::Display<'_> {
-        self.0.get(target).map_or(Path::new("?"), |b| b.path.as_path()).display()
+        self.list.get(target).map_or(Path::new("?"), |(b, _)| b.path.as_path()).display()
+    }
+
+    fn open(&self, target: usize) -> io::Result<(File, Limits)> {
+        let (block, limits) = self.list.get(target).ok_or(io::ErrorKind::NotFound)?;
+        Ok((FileDev::open_file(&block.path, true, true)?, *limits))
+    }
+
+    /// Buffers that suit all targets: they serve one after the other.
+    fn shape(&self) -> Shape {
+        let all = self.list.iter().map(|(_, limits)| *limits).reduce(Limits::and);
+        all.unwrap_or_default().writes(self.budget)
     }
 }
 
@@ -76,15 +99,18 @@ impl Host for Disks {
     type Out = WriteQueue;
 
     fn queue(&mut self, target: usize) -> io::Result<WriteQueue> {
-        let block = self.0.get(target).ok_or(io::ErrorKind::NotFound)?;
-        let file = FileDev::open_file(&block.path, true, true)?;
-        let polled = has_poll_queues(&block.disk);
-        let want = if polled { QueueMode::Polled } else { QueueMode::Uring };
-        let mut queue = WriteQueue::new(file, want, DEPTH, WRITE);
-        if self.0.len() > 1 {
+        let (file, limits) = self.open(target)?;
+        let shape = self.shape();
+        let mut queue = WriteQueue::new(file, limits.mode(), shape.depth, shape.len);
+        if self.list.len() > 1 {
             queue.set_stall_limit(STALL);
         }
         Ok(queue)
+    }
+
+    fn lane(&mut self, target: usize, out: &WriteQueue) -> io::Result<Lane> {
+        let (file, limits) = self.open(target)?;
+        Ok(out.lane(file, limits.mode()))
     }
 
     fn tell(&mut self, event: Event) {
@@ -99,7 +125,8 @@ impl Host for Disks {
                 say!("target: {} has no more room: {why}", self.name(target));
             }
             Event::Failed { target, at, why } => {
-                say!("target: {} FAILED at byte {at} of the dump: {why}", self.name(target));
+                let (name, why) = (self.name(target), Plain(&why));
+                say!("target: {name} FAILED at byte {at} of the dump: {why}");
             }
             Event::Slot { target, why } => {
                 say!("target: the slot on {} is not up to date: {why}", self.name(target));
@@ -127,16 +154,16 @@ pub(crate) fn choose(
         .into());
     }
     let mut last: Failure = "no target".into();
-    let (mut disks, mut candidates, mut plans) = (Disks(Vec::new()), Vec::new(), Vec::new());
+    let (mut list, mut candidates, mut plans) = (Vec::new(), Vec::new(), Vec::new());
     for (_, block) in found {
-        if disks.0.iter().any(|b| b.path == block.path) {
+        if list.iter().any(|(b, _): &(Block, Limits)| b.path == block.path) {
             continue;
         }
         match open(block, config.policy) {
             Ok((volume, plan)) => {
                 plans.push(plan);
                 candidates.push(Candidate { volume, spent: false });
-                disks.0.push(block.clone());
+                list.push((block.clone(), Limits::of(&block.disk)));
             }
             Err(why) => {
                 say!("guard: {} refused: {why}", block.path.display());
@@ -152,7 +179,7 @@ pub(crate) fn choose(
         None => return Err(last),
     };
     let plan = plans.swap_remove(first);
-    Ok(Target { disks, candidates, first, plan })
+    Ok(Target { disks: Disks { list, budget: 0 }, candidates, first, plan })
 }
 
 /// A dump takes a quarter of its pages or less on most machines, zero pages nothing.
@@ -165,12 +192,4 @@ fn open(block: &Block, policy: Policy) -> Result<(Volume<FileDev>, Plan), Failur
     volume.guard()?;
     let plan = volume.plan(policy)?;
     Ok((volume, plan))
-}
-
-/// Whether the block layer polls this disk (`queue/io_poll`,
-/// Documentation/ABI/stable/sysfs-block). Without poll queues IOPOLL completes by
-/// interrupt on some kernels and fails on others (commit 73e59d3eeca4).
-fn has_poll_queues(disk: &str) -> bool {
-    let file = Path::new("/sys/class/block").join(disk).join("queue/io_poll");
-    std::fs::read_to_string(file).is_ok_and(|text| text.trim() == "1")
 }

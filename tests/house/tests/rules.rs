@@ -46,6 +46,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Tests drive the built programs from outside; they may know the format.
     ("lifeboat-qemu", &["lifeboat-format"]),
     ("lifeboat-house", &[]),
+    // Peers and we are run from outside, on input that a crashed guest gave.
+    ("lifeboat-bench", &["lifeboat-qemu"]),
     // Fuzz targets call every reader of hostile bytes by its public interface.
     (
         "lifeboat-fuzz",

@@ -16,7 +16,10 @@ const IMAGE_FILES: [&str; 6] =
 
 /// Builds a guest program from `tests/guest` into `dir`; the C compiler is there
 /// for the kernel's sake anyway.
-fn compile(name: &str, dir: &Path) -> Res<PathBuf> {
+///
+/// # Errors
+/// When it does not compile.
+pub fn compile(name: &str, dir: &Path) -> Res<PathBuf> {
     let source = workspace().join("tests/guest").join(name).with_extension("c");
     let to = dir.join(name);
     run(Command::new("gcc")

@@ -302,6 +302,12 @@ impl Machine {
         self.qmp.run("block_set_io_throttle", limits).map(drop)
     }
 
+    /// The file that is the machine's memory; it goes with the machine.
+    #[must_use]
+    pub fn ram(&self) -> &Path {
+        &self.ram.0
+    }
+
     /// Copies the machine's memory to a file, holes kept.
     ///
     /// # Errors

@@ -14,8 +14,9 @@ use crate::paths::{cache, lock_cache};
 const DRGN: &str = "0.3.0";
 /// Debian's release that carries crash 8.0.6, and the version that must be found there.
 const CRASH: (&str, &str) = ("trixie", "8.0.6");
-/// Modules that may be needed to reach a disk, and the libraries they may want.
-const MODULE_PATHS: [&str; 10] = [
+/// Modules that may be needed to reach a disk and a file system on it, and the
+/// libraries they may want.
+const MODULE_PATHS: [&str; 13] = [
     "./lib/modules/*/kernel/block/t10-pi.ko*",
     "./lib/modules/*/kernel/drivers/virtio/virtio*",
     "./lib/modules/*/kernel/drivers/block/virtio_blk.ko*",
@@ -23,6 +24,9 @@ const MODULE_PATHS: [&str; 10] = [
     "./lib/modules/*/kernel/drivers/ata/*ahci.ko*",
     "./lib/modules/*/kernel/drivers/ata/libata.ko*",
     "./lib/modules/*/kernel/drivers/scsi/s[cd]*",
+    "./lib/modules/*/kernel/fs/ext4/*",
+    "./lib/modules/*/kernel/fs/jbd2/*",
+    "./lib/modules/*/kernel/fs/mbcache.ko*",
     "./lib/modules/*/kernel/lib/*",
     "./lib/modules/*/kernel/crypto/*crc*",
     "./lib/modules/*/kernel/arch/x86/crypto/*crc*",
@@ -64,8 +68,8 @@ pub struct Kernel {
     pub vmlinuz: PathBuf,
     /// Its modules, uncompressed, in one folder.
     pub modules: PathBuf,
-    /// The folder of all this.
-    dir: PathBuf,
+    /// The folder of all this; its name tells package version and layout.
+    pub dir: PathBuf,
     package: Package,
 }
 
@@ -77,8 +81,9 @@ pub fn kernel(victim: Victim) -> Res<Kernel> {
     let _held = lock_cache()?;
     let package = apt::resolve(victim.meta())?;
     let release = package.name.strip_prefix("linux-image-").ctx("the kernel's release")?.to_owned();
-    // A rebuilt package keeps its release: the version belongs to the key.
-    let key = format!("{release}_{}", package.version.replace(':', "_"));
+    // A rebuilt package keeps its release: the version belongs to the key, and so
+    // does what is unpacked of it.
+    let key = format!("{release}_{}_m2", package.version.replace(':', "_"));
     let dir = cache()?.join("kernels").join(key);
     if !dir.join("vmlinuz").is_file() {
         install(&dir, |new| {

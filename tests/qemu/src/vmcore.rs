@@ -94,7 +94,10 @@ impl Core {
     }
 
     /// Reads as much as one PT_LOAD gives from `at` on, at most `buf`; 0: not in the file.
-    fn read(&self, at: u64, buf: &mut [u8]) -> Res<usize> {
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(&self, at: u64, buf: &mut [u8]) -> Res<usize> {
         // The last that begins at or before it; one that was split has neighbours only.
         let behind = self.loads.partition_point(|l| l.memory.start <= at);
         let before = self.loads.get(..behind).unwrap_or_default();
@@ -162,7 +165,8 @@ impl MemoryMap {
 /// Where physical memory lies in the file behind q35's RAM: a machine of 2.75 GiB
 /// and more has 2 GiB below the PCI hole and the rest from 4 GiB on
 /// (`pc_q35_init`, QEMU hw/i386/pc_q35.c).
-pub(crate) fn file_offset(phys: u64, ram_bytes: u64) -> u64 {
+#[must_use]
+pub fn file_offset(phys: u64, ram_bytes: u64) -> u64 {
     if phys < 4 << 30 || ram_bytes < 0xb000_0000 { phys } else { phys - (2 << 30) }
 }
 

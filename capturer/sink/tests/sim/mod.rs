@@ -325,6 +325,9 @@ pub struct Queue {
     buf_len: usize,
     requests: u64,
     rng: Rng,
+    /// Writes that a disk which was left may still make, at any time, with what lies in
+    /// their buffers by then.
+    ghosts: Vec<(Disk, usize, Write)>,
 }
 
 impl Queue {
@@ -336,6 +339,15 @@ impl Queue {
             buf_len,
             requests: 0,
             rng: Rng(seed),
+            ghosts: Vec::new(),
+        }
+    }
+
+    fn haunt(&mut self) {
+        if self.rng.below(4) == 0 && !self.ghosts.is_empty() {
+            let n = self.rng.below(self.ghosts.len() as u64) as usize;
+            let (disk, index, write) = self.ghosts.swap_remove(n);
+            disk.inner().tear(write.at, &self.bufs[index][..write.len]);
         }
     }
 
@@ -381,6 +393,8 @@ impl Queue {
 }
 
 impl Output for Queue {
+    type Lane = Disk;
+
     fn buf_len(&self) -> usize {
         self.buf_len
     }
@@ -405,6 +419,7 @@ impl Output for Queue {
         assert!(len.is_multiple_of(4096) && offset.is_multiple_of(4096));
         assert!(offset + len as u64 <= self.disk.len());
         self.requests += 1;
+        self.haunt();
         self.busy[index] = Some(Write { at: offset, len, state: State::Flying });
         // Some are done before anybody asks.
         if self.rng.below(3) == 0 { self.finish_one() } else { Ok(()) }
@@ -432,15 +447,37 @@ impl Output for Queue {
         self.requests
     }
 
-    fn salvage(&self, each: &mut dyn FnMut(u64, &[u8])) {
-        let mut held: Vec<_> =
-            self.busy.iter().zip(&self.bufs).filter(|(w, _)| w.is_some()).collect();
-        held.sort_by_key(|(w, _)| w.unwrap().at);
-        for (write, buf) in held {
-            let write = write.unwrap();
-            each(write.at, &buf[..write.len]);
-        }
+    fn held(&self) -> Option<u64> {
+        self.busy.iter().flatten().map(|w| w.at).min()
     }
 
-    fn abandon(self) {}
+    fn switch(
+        &mut self,
+        lane: Disk,
+        place: &mut dyn FnMut(u64, usize) -> Option<(u64, usize)>,
+    ) -> io::Result<()> {
+        let left = std::mem::replace(&mut self.disk, lane);
+        for (n, slot) in self.busy.iter_mut().enumerate() {
+            let Some(write) = *slot else { continue };
+            if write.state == State::Flying {
+                self.ghosts.push((left.clone(), n, write));
+            }
+            *slot = place(write.at, write.len).map(|(at, len)| {
+                assert!(len > 0 && len <= write.len && len.is_multiple_of(4096));
+                assert!(at.is_multiple_of(4096) && at + len as u64 <= self.disk.len());
+                Write { at, len, state: State::Failed }
+            });
+        }
+        // Some are done at once, and the first that fails ends it.
+        for n in 0..self.busy.len() {
+            if let Some(write) = &mut self.busy[n] {
+                self.requests += 1;
+                write.state = State::Flying;
+                if self.rng.below(3) == 0 {
+                    self.finish_one()?;
+                }
+            }
+        }
+        Ok(())
+    }
 }

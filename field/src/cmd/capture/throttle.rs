@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use lifeboat_format::commit::IoMode;
 use lifeboat_sink::Output;
-use lifeboat_sys::WriteQueue;
+use lifeboat_sys::{Lane, WriteQueue};
 
 /// Most buffers that are looked after.
 const MAX: usize = 64;
@@ -43,6 +43,7 @@ impl Throttled {
 }
 
 impl Output for Throttled {
+    type Lane = Lane;
     fn buf_len(&self) -> usize {
         self.queue.buf_len()
     }
@@ -67,7 +68,10 @@ impl Output for Throttled {
             self.done = self.done.max(Instant::now()) + Duration::from_secs_f64(seconds);
             let _ = self.writes.push_back(self.done);
         }
-        self.queue.submit(index, len, offset)
+        let started = self.queue.submit(index, len, offset);
+        // A thread of the kernel copies: let it, or it waits for a time slice to end.
+        std::thread::yield_now();
+        started
     }
     fn flush(&mut self) -> io::Result<()> {
         if self.rate.is_some() {
@@ -88,10 +92,14 @@ impl Output for Throttled {
         let here = self.writes.iter().filter(|at| **at > now).count();
         (busy.max(here), all)
     }
-    fn salvage(&self, each: &mut dyn FnMut(u64, &[u8])) {
-        self.queue.salvage(each);
+    fn held(&self) -> Option<u64> {
+        self.queue.held()
     }
-    fn abandon(self) {
-        self.queue.abandon();
+    fn switch(
+        &mut self,
+        lane: Lane,
+        place: &mut dyn FnMut(u64, usize) -> Option<(u64, usize)>,
+    ) -> io::Result<()> {
+        self.queue.switch(lane, place)
     }
 }

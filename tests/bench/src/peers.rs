@@ -1,0 +1,105 @@
+//! makedumpfile, the peer: Debian's own build of a version that has zstd, unpacked
+//! with its libraries and started through its own dynamic loader. `MAKEDUMPFILE`
+//! names another one.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use lifeboat_qemu::apt;
+use lifeboat_qemu::error::{Context as _, Failure, Res, both, ensure};
+
+use crate::input::cache::{Key, keep};
+use crate::measure::Task;
+
+/// Debian's release to take it from: the stable one's 1.7.6 reads 6.12 wrongly.
+const SUITE: &str = "forky";
+/// The oldest version that is a fair peer.
+const OLDEST: [u32; 3] = [1, 7, 8];
+
+/// A makedumpfile that can run here.
+#[derive(Debug, Clone)]
+pub(crate) struct Makedumpfile {
+    /// Program and leading arguments.
+    command: Vec<PathBuf>,
+    /// Its version.
+    pub version: String,
+    /// Whether it was built with snappy (`-p` stores uncompressed pages if not).
+    pub snappy: bool,
+}
+
+impl Makedumpfile {
+    /// Fetches it, or finds it in the cache.
+    ///
+    /// # Errors
+    /// When apt cannot give it, it is too old or lacks zstd or lzo.
+    pub(crate) fn get() -> Res<Self> {
+        let command = match env::var_os("MAKEDUMPFILE").filter(|v| !v.is_empty()) {
+            Some(path) => vec![PathBuf::from(path)],
+            None => packaged()?,
+        };
+        let mut peer = Self { command, version: String::new(), snappy: false };
+        let (program, rest) = peer.command.split_first().ctx("makedumpfile")?;
+        let output = Command::new(program).args(rest).arg("-v").output().ctx("makedumpfile -v")?;
+        let said = both(&output);
+        let has = |codec: &str| {
+            said.lines().any(|l| l.starts_with(codec) && l.trim_end().ends_with("enabled"))
+        };
+        let version = said.split_whitespace().skip_while(|w| *w != "version").nth(1);
+        version.unwrap_or("?").clone_into(&mut peer.version);
+        let numbers: Vec<u32> = peer.version.split('.').filter_map(|n| n.parse().ok()).collect();
+        ensure(
+            numbers.as_slice() >= OLDEST.as_slice() && has("zstd") && has("lzo"),
+            format_args!(
+                "this makedumpfile is no fair peer (1.7.8 with zstd and lzo is needed):\n{said}\
+                 hint: MAKEDUMPFILE=/path/of/another"
+            ),
+        )?;
+        peer.snappy = has("snappy");
+        Ok(peer)
+    }
+
+    /// A run on `from`, into `to`: level and codec as makedumpfile's own options.
+    #[must_use]
+    pub(crate) fn task(&self, options: &[&str], from: &Path, to: &Path) -> Task {
+        let (program, rest) =
+            self.command.split_first().map_or((Path::new(""), &[][..]), |s| (s.0.as_path(), s.1));
+        Task::new(program, to)
+            .args(rest)
+            .args(["--message-level", "16"])
+            .args(options)
+            .args([from, to])
+    }
+}
+
+/// The packaged one: loader, library path, program.
+fn packaged() -> Res<Vec<PathBuf>> {
+    let mut key = Key::of("makedumpfile");
+    key.add(SUITE).add("2");
+    let dir = keep(&key, |new| {
+        let root = new.join("apt");
+        let config = apt::private_root(&root, SUITE)?;
+        let wanted = ["./usr/bin/makedumpfile", "./usr/lib/x86_64-linux-gnu/*.so*"];
+        for deb in apt::download_tree(&config, &root, "makedumpfile")? {
+            let file = deb.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            // Its scripts' interpreter is not needed.
+            if !file.contains("perl") {
+                apt::unpack_some(&deb, new, &wanted)?;
+            }
+        }
+        fs::rename(new.join("usr/bin"), new.join("bin")).ctx("makedumpfile's bin")?;
+        fs::rename(new.join("usr/lib/x86_64-linux-gnu"), new.join("lib")).ctx("its lib")?;
+        fs::remove_dir_all(&root).ctx(root.display())
+    })
+    .map_err(|why| {
+        Failure::check(format_args!("{why}\nhint: MAKEDUMPFILE=/path/of/makedumpfile-1.7.8"))
+    })?;
+    let lib = dir.join("lib");
+    Ok(vec![
+        lib.join("ld-linux-x86-64.so.2"),
+        PathBuf::from("--library-path"),
+        lib,
+        dir.join("bin/makedumpfile"),
+    ])
+}
