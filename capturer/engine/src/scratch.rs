@@ -20,7 +20,9 @@ impl Scratch {
     pub fn new(level: Option<i32>, max_raw: usize) -> Result<Self, EngineError> {
         let zstd =
             level.map(zstd::bulk::Compressor::new).transpose().map_err(EngineError::Compress)?;
-        let mut scratch = Self { zstd, out: vec![0; max_raw.max(4096)] };
+        // Room for what does not get smaller, too: zstd's error for that would be allocated.
+        let room = zstd::zstd_safe::compress_bound(max_raw.max(4096));
+        let mut scratch = Self { zstd, out: vec![0; room] };
         // zstd makes its tables at the first use of a size: have that behind us.
         let warm = vec![0u8; max_raw.max(4096)];
         scratch.pack(&warm)?;
@@ -34,8 +36,7 @@ impl Scratch {
     pub(crate) fn pack(&mut self, raw: &[u8]) -> Result<(Codec, &mut [u8]), EngineError> {
         let too_long = || EngineError::Compress(io::ErrorKind::InvalidInput.into());
         if let Some(zstd) = &mut self.zstd {
-            // An error here means that the result would be longer than `raw`.
-            let limit = raw.len().min(self.out.len());
+            let limit = zstd::zstd_safe::compress_bound(raw.len());
             let space = self.out.get_mut(..limit).ok_or_else(too_long)?;
             if let Ok(len) = zstd.compress_to_buffer(raw, space)
                 && len < raw.len()
