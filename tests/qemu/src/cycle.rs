@@ -48,6 +48,10 @@ pub struct Plan {
     pub profile: &'static [(&'static str, &'static str)],
     /// What is appended to the crash kernel's command line, one word.
     pub append: &'static str,
+    /// CPUs of the machine.
+    pub cpus: u32,
+    /// A page of the swap partition that the disk cannot read.
+    pub bad_swap: Option<u64>,
     /// Whether there is a watchdog device.
     pub watchdog: bool,
     /// Whether the machine has a second disk, `second.img` of the work folder.
@@ -71,6 +75,8 @@ impl Plan {
             dump_mib: 512,
             profile: &[],
             append: VERBOSE,
+            cpus: 2,
+            bad_swap: None,
             watchdog: false,
             second: false,
             format: true,
@@ -202,6 +208,8 @@ impl Lab {
             second: second.as_deref(),
             log: None,
             saved: None,
+            cpus: plan.cpus,
+            bad_sector: plan.bad_swap.map(|page| ground.disk.swap.start / 512 + page * 8),
             watchdog: plan.watchdog,
             work: &ground.work,
         })?;

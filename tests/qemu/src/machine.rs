@@ -69,6 +69,10 @@ pub struct Setup<'a> {
     pub log: Option<&'a Path>,
     /// A stopped machine to go on with; nothing is booted then.
     pub saved: Option<&'a Saved>,
+    /// How many CPUs it has.
+    pub cpus: u32,
+    /// A sector of the disk that cannot be read, of 512 bytes.
+    pub bad_sector: Option<u64>,
     /// Whether the machine has an i6300esb watchdog that resets it.
     pub watchdog: bool,
     /// Folder for logs and sockets.
@@ -370,7 +374,8 @@ fn qemu(setup: &Setup<'_>, ram: &Path) -> Command {
     let mib = setup.memory_mib;
     let mut command = Command::new("qemu-system-x86_64");
     command
-        .args(["-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max", "-smp", "2"])
+        .args(["-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max"])
+        .args(["-smp", &setup.cpus.to_string()])
         .args(["-machine", "q35,memory-backend=ram", "-m", &format!("{mib}M")])
         .arg("-object")
         .arg(format!("memory-backend-file,id=ram,size={mib}M,share=on,mem-path={}", ram.display()))
@@ -403,9 +408,15 @@ fn qemu(setup: &Setup<'_>, ram: &Path) -> Command {
 
 fn first_drive(setup: &Setup<'_>) -> String {
     let path = setup.disk.path.display();
-    match setup.log {
-        None => format!("if=none,id=d0,format=raw,file={path},throttling.bps-total=0"),
-        Some(log) => format!(
+    match (setup.log, setup.bad_sector) {
+        (None, None) => format!("if=none,id=d0,format=raw,file={path},throttling.bps-total=0"),
+        (None, Some(sector)) => format!(
+            "if=none,id=d0,format=raw,file.driver=blkdebug,file.image.driver=file,\
+             file.image.filename={path},file.inject-error.0.event=none,\
+             file.inject-error.0.iotype=read,file.inject-error.0.sector={sector},\
+             file.inject-error.0.errno=5,file.inject-error.0.once=off"
+        ),
+        (Some(log), _) => format!(
             "if=none,id=d0,driver=blklogwrites,log-sector-size=512,file.driver=file,\
              file.filename={path},log.driver=file,log.filename={}",
             log.display()

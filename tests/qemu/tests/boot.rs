@@ -27,6 +27,8 @@ fn boots(victim: Victim, bus: Bus) -> Res<()> {
         second: None,
         log: None,
         saved: None,
+        cpus: 2,
+        bad_sector: None,
         watchdog: false,
         work: &work,
     })?;

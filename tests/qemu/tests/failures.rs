@@ -209,6 +209,12 @@ fn panic_in_pid_1() -> Res<()> {
     with_fault("panic", "panic@memory", "lifeboat: PANIC in PID 1")
 }
 
+/// Memory is taken behind the seal: the run ends there, and says why.
+#[test]
+fn an_allocation_behind_the_seal() -> Res<()> {
+    with_fault("alloc", "alloc@memory", "lifeboat: BREACH: 4242 bytes were allocated")
+}
+
 #[test]
 fn hang_of_pid_1() -> Res<()> {
     with_fault("hang", "hang@memory", "lifeboat: DEADLINE")
