@@ -38,8 +38,12 @@ pub struct Plan {
     pub bus: Bus,
     /// The guest's memory in MiB.
     pub memory_mib: u64,
+    /// Whether it is not in a file: may be more than the host has, cannot be copied.
+    pub sparse: bool,
+    /// The guest's CPUs.
+    pub cpus: u32,
     /// `crashkernel=`.
-    pub crashkernel: &'static str,
+    pub crashkernel: String,
     /// Size of the dump partition in MiB.
     pub dump_mib: u64,
     /// Keys of the board profile with other values, in the guest's copy of the image:
@@ -67,7 +71,9 @@ impl Plan {
             victim: Victim::Cloud61,
             bus: Bus::Virtio,
             memory_mib: 1024,
-            crashkernel: "64M",
+            sparse: false,
+            cpus: 2,
+            crashkernel: "64M".to_owned(),
             dump_mib: 512,
             profile: &[],
             append: VERBOSE,
@@ -196,7 +202,9 @@ impl Lab {
             vmlinuz: &ground.kernel.vmlinuz,
             initramfs: &initramfs,
             memory_mib: plan.memory_mib,
-            crashkernel: plan.crashkernel,
+            sparse: plan.sparse,
+            cpus: plan.cpus,
+            crashkernel: &plan.crashkernel,
             bus: plan.bus,
             disk: &ground.disk,
             second: second.as_deref(),

@@ -21,6 +21,8 @@ fn boots(victim: Victim, bus: Bus) -> Res<()> {
         vmlinuz: &kernel.vmlinuz,
         initramfs: &initramfs,
         memory_mib: 1024,
+        sparse: false,
+        cpus: 2,
         crashkernel: "64M",
         bus,
         disk: &disk,
