@@ -10,7 +10,9 @@
 //! |---|---|
 //! | [`dump`] | headers, chunks, index; verification; pages by number |
 //! | [`export`] | ELF vmcore, kdump-compressed vmcore, raw swap image |
+//! | [`stream`] | large outputs on their way to the disk |
 #![forbid(unsafe_code)]
 
 pub mod dump;
 pub mod export;
+pub mod stream;

@@ -74,7 +74,7 @@ impl<S: FrameSink, C: Seal> Shared<S, C> {
         &self,
         piece: &Piece,
         payload: &mut [u8],
-        tuner: &Tuner,
+        (tuner, nanos): (&Tuner, &dyn Fn() -> u64),
     ) -> Result<(), EngineError> {
         let mut state = self.lock()?;
         let mut header = loop {
@@ -92,7 +92,9 @@ impl<S: FrameSink, C: Seal> Shared<S, C> {
         };
         drop(state);
         let fuse = Fuse(self);
+        let start = nanos();
         let tag = frames::seal(&*self.seal, &mut header, payload)?;
+        tuner.sealed(payload.len(), nanos().saturating_sub(start));
         let mut state = self.lock()?;
         while state.frames.turn() != header.seq {
             state = self.wait(state)?;

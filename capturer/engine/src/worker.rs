@@ -285,7 +285,7 @@ impl Worker {
             counts: self.counts,
             pages,
         };
-        frames.put(&piece, payload, job.tuner)?;
+        frames.put(&piece, payload, (job.tuner, &|| job.monitor.nanos()))?;
         self.clear();
         Ok(())
     }

@@ -13,6 +13,7 @@ pub mod reads;
 pub mod seal;
 pub mod text;
 pub mod watchdog;
+pub mod writeout;
 
 pub use aligned::AlignedBuf;
 pub use codec::Codecs;
@@ -20,3 +21,4 @@ pub use queue::{Lane, QueueMode, WriteQueue};
 pub use reads::{Ahead, ReadQueue};
 pub use seal::Sealing;
 pub use text::Plain;
+pub use writeout::begin_writeout;

@@ -1,7 +1,5 @@
 //! From a chunk's stored bytes to its pages: checksum, seal, compression, runs.
 
-use std::sync::Arc;
-
 use lifeboat_crypt::{CryptError, Opener};
 use lifeboat_format::chunk::{HEADER_LEN, PagePayload};
 use lifeboat_format::{ChunkHeader, Codec, IndexEntry, PAGE, PageClass, PageRange, Pfn, Run};
@@ -24,13 +22,13 @@ pub(crate) struct Span {
 pub(crate) struct Runs {
     first: Pfn,
     /// Empty for chunks that hold no pages.
-    spans: Arc<[Span]>,
+    spans: Vec<Span>,
 }
 
 impl Runs {
-    /// Bytes that it takes.
+    /// Bytes that a copy of it takes.
     pub(crate) fn size(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.spans)
+        size_of::<Self>() + size_of_val(self.spans.as_slice())
     }
 
     /// Class of a page by itself, and where its contents lie in [`DecodedChunk::plain`].
@@ -72,11 +70,11 @@ pub struct Piece<'a> {
 }
 
 impl DecodedChunk {
-    fn new(header: ChunkHeader, plain: Vec<u8>) -> Result<Self, String> {
+    /// Checks `plain` against its header; `spans` is an empty buffer.
+    fn new(header: ChunkHeader, plain: Vec<u8>, mut spans: Vec<Span>) -> Result<Self, String> {
         if plain.len() != header.raw_len as usize {
             return Err(format!("{} bytes instead of {}", plain.len(), header.raw_len));
         }
-        let mut spans = Vec::new();
         if header.kind.is_pages() {
             let payload = PagePayload::parse(&plain, &header).map_err(|e| e.to_string())?;
             let mut at = 0u64;
@@ -90,8 +88,7 @@ impl DecodedChunk {
                 }
             }
         }
-        let runs = Runs { first: header.first, spans: spans.into() };
-        Ok(Self { header, plain, runs })
+        Ok(Self { header, plain, runs: Runs { first: header.first, spans } })
     }
 
     /// The chunk's header.
@@ -150,11 +147,14 @@ impl DecodedChunk {
     }
 }
 
-/// Reads and decodes chunks; one for each thread, so that buffers are used again.
+/// Reads and decodes chunks; one for each thread, so that buffers are used again: those
+/// of a chunk that was given back ([`Decoder::recycle`]) take the next one.
 #[derive(Default)]
 pub struct Decoder {
     zstd: Option<zstd::bulk::Decompressor<'static>>,
     stored: Vec<u8>,
+    plain: Vec<u8>,
+    spans: Vec<Span>,
 }
 
 impl Decoder {
@@ -183,7 +183,7 @@ impl Decoder {
         result
     }
 
-    /// Decodes a chunk whose stored payload is in `stored`, which is overwritten.
+    /// Decodes a chunk whose stored payload is in `stored`, which is then of no use.
     ///
     /// # Errors
     /// [`DumpError::Chunk`].
@@ -205,35 +205,54 @@ impl Decoder {
             }
             other => bad(other.to_string()),
         })?;
-        let plain = match header.codec {
-            Codec::Store => stored.clone(),
-            Codec::Zstd => self.unzstd(stored, header.raw_len as usize).map_err(bad)?,
-            Codec::Lz4 => unlz4(stored, header.raw_len as usize).map_err(bad)?,
-        };
-        DecodedChunk::new(header, plain).map_err(bad)
+        let mut plain = std::mem::take(&mut self.plain);
+        self.expand(&header, stored, &mut plain).map_err(bad)?;
+        DecodedChunk::new(header, plain, std::mem::take(&mut self.spans)).map_err(bad)
     }
 
-    /// The header limits `raw_len` to a little over 4 MiB, and zstd stops there.
-    fn unzstd(&mut self, stored: &[u8], raw_len: usize) -> Result<Vec<u8>, String> {
-        let zstd = match &mut self.zstd {
-            Some(zstd) => zstd,
+    /// Fills `plain` with what `stored` holds compressed. The header limits `raw_len` to a
+    /// little over 4 MiB; every codec is given room for that and no more.
+    fn expand(
+        &mut self,
+        header: &ChunkHeader,
+        stored: &mut Vec<u8>,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        if header.codec == Codec::Store {
+            std::mem::swap(stored, plain);
+            return Ok(());
+        }
+        plain.resize(header.raw_len as usize, 0);
+        let len = match header.codec {
+            Codec::Lz4 => {
+                lz4_flex::block::decompress_into(stored, plain).map_err(|e| format!("LZ4: {e}"))?
+            }
+            Codec::Zstd | Codec::Store => self
+                .zstd()?
+                .decompress_to_buffer(stored, plain.as_mut_slice())
+                .map_err(|e| format!("zstd: {e}"))?,
+        };
+        // Fewer bytes than the header says: found out where lengths are compared.
+        plain.truncate(len);
+        Ok(())
+    }
+
+    fn zstd(&mut self) -> Result<&mut zstd::bulk::Decompressor<'static>, String> {
+        match &mut self.zstd {
+            Some(zstd) => Ok(zstd),
             none => {
                 let new = zstd::bulk::Decompressor::new().map_err(|e| e.to_string())?;
-                none.insert(new)
+                Ok(none.insert(new))
             }
-        };
-        zstd.decompress(stored, raw_len).map_err(|e| format!("zstd: {e}"))
+        }
     }
-}
 
-/// One LZ4 block. The decoder is given room for `raw_len` bytes and no more; a block that
-/// gives fewer is found out where lengths are compared.
-fn unlz4(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, String> {
-    let mut plain = vec![0; raw_len];
-    let len =
-        lz4_flex::block::decompress_into(stored, &mut plain).map_err(|e| format!("LZ4: {e}"))?;
-    plain.truncate(len);
-    Ok(plain)
+    /// Takes back a chunk's buffers for the next one.
+    pub fn recycle(&mut self, chunk: DecodedChunk) {
+        self.plain = chunk.plain;
+        self.spans = chunk.runs.spans;
+        self.spans.clear();
+    }
 }
 
 /// Reads and checks the header of the chunk that `entry` names.

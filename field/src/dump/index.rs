@@ -45,9 +45,9 @@ impl ChunkList {
         self.layers.iter().map(|r| self.entries.get(r.clone()).unwrap_or_default())
     }
 
-    /// Whether pages of one chunk's range may be in another chunk.
-    pub(crate) fn is_layered(&self) -> bool {
-        self.entries.iter().any(|e| e.layer != Layer::Address)
+    /// Where the layers lie in [`ChunkList::entries`].
+    pub(crate) fn layer_ranges(&self) -> impl Iterator<Item = Range<usize>> {
+        self.layers.iter().cloned()
     }
 
     /// Sorts; of two chunks of a layer that cover the same page, the latter is given

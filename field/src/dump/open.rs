@@ -2,11 +2,11 @@
 
 use lifeboat_crypt::{Identities, Opener, header_digest};
 use lifeboat_format::meta::{MetaReader, Record};
-use lifeboat_format::{ChunkHeader, ChunkKind, CommitRecord, IndexEntry, PageRange, Pfn};
+use lifeboat_format::{ChunkKind, CommitRecord, IndexEntry, PageRange, Pfn};
 
 use super::index::{self, ChunkMap, NO_CHUNKS};
 use super::pages::{Cache, Hit, PageSpace};
-use super::{DecodedChunk, Decoder, DumpError, DumpFile, decode};
+use super::{DecodedChunk, Decoder, DumpError, DumpFile};
 
 /// Most bytes of one text: far more than a capturer writes, and what a small hostile dump
 /// can make a reader hold.
@@ -269,11 +269,6 @@ impl OpenDump {
         decoder: &mut Decoder,
     ) -> Result<DecodedChunk, DumpError> {
         decoder.read(&self.file, &self.opener, entry)
-    }
-
-    /// Reads a chunk's header alone. It is not authenticated until the chunk is decoded.
-    pub(crate) fn read_header(&self, entry: &IndexEntry) -> Result<ChunkHeader, DumpError> {
-        decode::read_header(&self.file, entry)
     }
 
     /// What a chunk says of a page, with the chunk itself where it holds the contents.

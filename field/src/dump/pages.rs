@@ -1,7 +1,7 @@
 //! Pages by number, through a small cache of decoded chunks.
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex};
 
 use lifeboat_format::{ChunkKind, IndexEntry, PAGE, PageClass, Pfn};
@@ -103,9 +103,10 @@ impl<'d> PageSpace<'d> {
         self.list.entries()
     }
 
-    /// Whether there are layers.
-    pub(crate) fn is_layered(&self) -> bool {
-        self.list.is_layered()
+    /// The layers as ranges of [`PageSpace::entries`], in the order in which a page is
+    /// looked for.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = Range<usize>> {
+        self.list.layer_ranges()
     }
 
     /// [`ChunkKind::Memory`] or [`ChunkKind::Swap`].
@@ -140,10 +141,10 @@ impl PageSource for PageSpace<'_> {
         match self.own(page)? {
             // A source has contents of its own: what names another one is damaged, and
             // following it could go on for ever.
-            Own::Same(source) => match self.dump.memory().own(source)? {
-                Own::Page(data @ Page::Data(_)) => Ok(data),
-                _ => Ok(Page::NotCaptured),
-            },
+            Own::Same(source) => {
+                let stored = self.dump.memory().stored(source)?;
+                Ok(stored.map_or(Page::NotCaptured, Page::Data))
+            }
             Own::Page(page) => Ok(page),
         }
     }
@@ -157,6 +158,14 @@ enum Own {
 }
 
 impl PageSpace<'_> {
+    /// The contents of a page, if they are stored under its own number.
+    pub(crate) fn stored(&self, page: Pfn) -> Result<Option<PageBytes>, DumpError> {
+        match self.own(page)? {
+            Own::Page(Page::Data(bytes)) => Ok(Some(bytes)),
+            _ => Ok(None),
+        }
+    }
+
     fn own(&self, page: Pfn) -> Result<Own, DumpError> {
         // A damaged chunk hides only what no other layer has.
         let mut damage = None;
@@ -254,9 +263,10 @@ impl Inner {
     }
 
     fn keep_runs(&mut self, offset: u64, runs: &Runs) {
-        if self.runs.insert(offset, runs.clone()).is_some() {
+        if self.runs.contains_key(&offset) {
             return;
         }
+        self.runs.insert(offset, runs.clone());
         self.run_bytes += runs.size();
         self.order.push_back(offset);
         while self.run_bytes > RUN_BYTES && self.order.len() > 1 {

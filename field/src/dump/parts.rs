@@ -13,6 +13,7 @@ use std::sync::Arc;
 use lifeboat_format::header::HEADER_LEN;
 
 use super::ReadAt;
+use super::read_at::fetch_early;
 
 const HEADER: u64 = HEADER_LEN as u64;
 
@@ -123,6 +124,15 @@ impl ReadAt for Parts {
             self.read_head(off, front).ok_or(e)?;
         }
         self.read_stretch(off + head as u64, rest)
+    }
+
+    fn will_read(&self, off: u64, len: u64) {
+        // What lies behind the extent's end is left to the read itself.
+        if let Ok(e) = self.find(off)
+            && let Some(at) = e.at.checked_add(off - e.base)
+        {
+            fetch_early(&e.file, at, len.min(e.len - (off - e.base)));
+        }
     }
 
     fn hole(&self, off: u64) -> Option<u64> {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -21,6 +22,12 @@ pub trait ReadAt: Send + Sync {
     /// # Errors
     /// The device's; `UnexpectedEof` behind the end, `NotFound` in a hole.
     fn read_exact_at(&self, off: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Told that these bytes will be read soon, so that a slow medium works while the
+    /// reader decodes. A hint: what cannot be fetched early is read when it is asked for.
+    fn will_read(&self, off: u64, len: u64) {
+        let _ = (off, len);
+    }
 
     /// Where byte `off` lies in a part that is not here: the end of the hole.
     fn hole(&self, off: u64) -> Option<u64> {
@@ -67,6 +74,21 @@ impl ReadAt for FileWindow {
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
+
+    fn will_read(&self, off: u64, len: u64) {
+        let len = len.min(self.len.saturating_sub(off));
+        if let Some(at) = self.base.checked_add(off) {
+            fetch_early(&self.file, at, len);
+        }
+    }
+}
+
+/// Has the kernel begin to read a stretch of a file into its cache.
+pub(super) fn fetch_early(file: &File, at: u64, len: u64) {
+    if let Some(len) = NonZeroU64::new(len) {
+        // Only a hint: a file that takes none is read all the same.
+        let _ = rustix::fs::fadvise(file, at, Some(len), rustix::fs::Advice::WillNeed);
+    }
 }
 
 /// The first bytes of another one.
@@ -93,6 +115,10 @@ impl ReadAt for Prefix {
             Some(end) if end <= self.len => self.src.read_exact_at(off, buf),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+
+    fn will_read(&self, off: u64, len: u64) {
+        self.src.will_read(off, len);
     }
 
     fn hole(&self, off: u64) -> Option<u64> {

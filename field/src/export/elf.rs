@@ -11,14 +11,17 @@
 //! any reader, no blocks on disk.
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lifeboat_format::{PAGE, PageClass, PageRange};
 use lifeboat_sources::elfcorehdr::CoreHeader;
 
-use super::coverage::Coverage;
-use super::{ExportError, Options, Report, pipeline};
-use crate::dump::{OpenDump, merge, subtract};
+use super::coverage::{Coverage, Held};
+use super::links::Links;
+use super::{ExportError, Options, Report, page_of, pipeline};
+use crate::dump::{OpenDump, subtract};
+use crate::stream::Stream;
 
 const EHDR: usize = 64;
 const PHDR: usize = 56;
@@ -30,6 +33,8 @@ const PF_RWX: u32 = 7;
 const PN_XNUM: u16 = 0xffff;
 const EM_X86_64: u16 = 62;
 const PAGE64: u64 = PAGE as u64;
+/// Pages of one word that are written at a time.
+const WORD_PAGES: u64 = 64;
 /// Most program headers: a table of 56 MiB.
 const MAX_PHDRS: usize = 1 << 20;
 
@@ -42,39 +47,6 @@ struct Phdr {
     vaddr: u64,
     paddr: u64,
     size: u64,
-}
-
-/// Where each page of memory lies in the file.
-struct Places {
-    /// Ranges with the file offset of their first page.
-    ranges: Vec<(PageRange, u64)>,
-    end: u64,
-}
-
-impl Places {
-    fn new(ranges: &[PageRange], start: u64) -> Result<Self, ExportError> {
-        let mut end = start;
-        let mut out = Vec::with_capacity(ranges.len());
-        for r in ranges {
-            out.push((*r, end));
-            end = r
-                .pages()
-                .checked_mul(PAGE64)
-                .and_then(|n| end.checked_add(n))
-                .filter(|e| *e <= i64::MAX as u64)
-                .ok_or_else(|| ExportError::TooLarge {
-                    what: "over 2^63 bytes of memory".into(),
-                })?;
-        }
-        Ok(Self { ranges: out, end })
-    }
-
-    /// Offset of a page's first byte.
-    fn of(&self, page: u64) -> Option<u64> {
-        let index = self.ranges.partition_point(|(r, _)| r.end.0 <= page);
-        let (range, at) = self.ranges.get(index)?;
-        Some(at + page.checked_sub(range.start.0)? * PAGE64)
-    }
 }
 
 /// One PT_LOAD as the elfcorehdr describes it.
@@ -90,79 +62,122 @@ struct Load {
 /// # Errors
 /// [`ExportError`].
 pub fn write(dump: &OpenDump, out: &File, options: &Options<'_>) -> Result<Report, ExportError> {
+    Stream::run(out, |out| write_to(dump, out, options))
+}
+
+fn write_to(
+    dump: &OpenDump,
+    out: &Stream<'_>,
+    options: &Options<'_>,
+) -> Result<Report, ExportError> {
     let coverage = Coverage::of_memory(dump, options)?;
-    if coverage.pages == 0 {
-        return Err(ExportError::Nothing);
-    }
     let mut warnings = Vec::new();
     let notes = dump.notes().unwrap_or_else(|e| {
         warnings.push(format!("the output has no notes: {e}"));
         Vec::new()
     });
-    let (machine, loads) = loads_of(dump, &coverage, &mut warnings);
-    // The size of the tables moves everything behind them: build them twice.
-    let draft = table(&loads, &coverage, &Places::new(&coverage.ram, 0)?)?;
-    let tables = EHDR + (draft.len() + 1) * PHDR + SHDR;
-    let notes_at = tables.next_multiple_of(8);
-    let data_at = (notes_at + notes.len()).next_multiple_of(PAGE);
-    let places = Places::new(&coverage.ram, data_at as u64)?;
-    let mut phdrs = vec![Phdr {
+    let core = Core::of(dump, &mut warnings);
+    // How long the tables will be is known when all is decoded: leave them room.
+    let room = core.most_headers(&coverage, dump);
+    let notes_at = |headers: usize| (EHDR + headers * PHDR + SHDR).next_multiple_of(8);
+    let data_at = (notes_at(room) + notes.len()).next_multiple_of(PAGE) as u64;
+    // File offsets are signed.
+    let end = coverage.span().pages().checked_mul(PAGE64).and_then(|n| n.checked_add(data_at));
+    if end.is_none_or(|e| e > i64::MAX as u64) {
+        return Err(ExportError::TooLarge { what: "over 2^63 bytes of memory".into() });
+    }
+    let place = |page: u64| Some(data_at + coverage.span().rank(page)? * PAGE64);
+    let (data_pages, zero_pages) = fill(dump, out, options, &coverage, data_at)?;
+    let held = coverage.finish()?;
+    let (machine, loads) = (core.machine, core.loads(&held));
+    let mut table = table(&loads, &held, &place, room - 1)?;
+    // crash takes all before the first segment for the header, notes included, and reads
+    // it with one read(2) (`is_netdump()`, netdump.c): that segment must be the first in
+    // the file too, wherever the kernel's text lies.
+    table.sort_by_key(|p| p.offset);
+    let note = Phdr {
         kind: PT_NOTE,
         flags: 0,
-        offset: notes_at as u64,
+        offset: notes_at(table.len() + 1) as u64,
         vaddr: 0,
         paddr: 0,
         size: notes.len() as u64,
-    }];
-    phdrs.extend(table(&loads, &coverage, &places)?);
-    let mut head = encode(machine, &phdrs);
-    head.resize(notes_at, 0);
+    };
+    table.insert(0, note);
+    let mut head = encode(machine, &table);
+    head.resize(notes_at(table.len()), 0);
     head.extend_from_slice(&notes);
     pipeline::write_at(out, &head, 0)?;
-    let last = coverage.present().last().map_or(0, |r| r.end.0 - 1);
-    let len = places.of(last).map_or(places.end, |at| at + PAGE64);
-    out.set_len(len).map_err(ExportError::Write)?;
-    let (data_pages, zero_pages) = fill(dump, out, options, &coverage, &places)?;
-    Ok(Report { data_pages, zero_pages, missing: coverage.missing, len, warnings })
+    let last = held.present.last().and_then(|r| place(r.end.0 - 1));
+    let len = last.map_or(data_at, |at| at + PAGE64);
+    out.file().set_len(len).map_err(ExportError::Write)?;
+    Ok(Report { data_pages, zero_pages, missing: held.missing, len, warnings })
 }
 
-/// The PT_LOADs to describe: those of the elfcorehdr, and what else was captured.
-fn loads_of(dump: &OpenDump, coverage: &Coverage, warnings: &mut Vec<String>) -> (u16, Vec<Load>) {
-    let raw = &dump.meta().elfcorehdr;
-    let (machine, mut loads, described) = match CoreHeader::parse(raw) {
-        Ok(core) => {
-            let load = |s: &lifeboat_sources::elfcorehdr::ProgramHeader| Load {
-                flags: s.flags,
-                vaddr: s.vaddr,
-                start: s.paddr,
-                end: s.paddr + s.memsz,
-            };
-            (core.head().machine, core.loads().map(load).collect(), core.memory_ranges())
+/// What the elfcorehdr describes.
+struct Core {
+    machine: u16,
+    loads: Vec<Load>,
+    described: Vec<PageRange>,
+}
+
+impl Core {
+    fn of(dump: &OpenDump, warnings: &mut Vec<String>) -> Self {
+        match CoreHeader::parse(&dump.meta().elfcorehdr) {
+            Ok(core) => {
+                let load = |s: &lifeboat_sources::elfcorehdr::ProgramHeader| Load {
+                    flags: s.flags,
+                    vaddr: s.vaddr,
+                    start: s.paddr,
+                    end: s.paddr + s.memsz,
+                };
+                let loads = core.loads().map(load).collect();
+                Self { machine: core.head().machine, loads, described: core.memory_ranges() }
+            }
+            Err(e) => {
+                warnings.push(format!(
+                    "the output has no virtual addresses, as the elfcorehdr is lost: {e}"
+                ));
+                Self { machine: EM_X86_64, loads: Vec::new(), described: Vec::new() }
+            }
         }
-        Err(e) => {
-            warnings.push(format!(
-                "the output has no virtual addresses, as the elfcorehdr is lost: {e}"
-            ));
-            (EM_X86_64, Vec::new(), Vec::new())
-        }
-    };
-    let captured = merge(coverage.present().collect());
-    for r in subtract(&captured, &described) {
-        let (start, end) = (r.start.0 * PAGE64, r.end.0 * PAGE64);
-        loads.push(Load { flags: PF_RWX, vaddr: 0, start, end });
     }
-    (machine, loads)
+
+    /// Room for program headers, the notes' included: every PT_LOAD may be split by
+    /// everything that is missing.
+    fn most_headers(&self, coverage: &Coverage, dump: &OpenDump) -> usize {
+        let stretches = coverage.most_stretches(dump);
+        let own = |l: &Load| stretches.min((l.end - l.start).div_ceil(PAGE64).saturating_add(1));
+        let rest = stretches.saturating_add(self.described.len() as u64);
+        let all = self.loads.iter().map(own).fold(rest, u64::saturating_add);
+        usize::try_from(all).unwrap_or(MAX_PHDRS).min(MAX_PHDRS) + 1
+    }
+
+    /// The PT_LOADs to describe: those of the elfcorehdr, and what else was captured.
+    fn loads(self, held: &Held) -> Vec<Load> {
+        let mut loads = self.loads;
+        for r in subtract(&held.present, &self.described) {
+            let (start, end) = (r.start.0 * PAGE64, r.end.0 * PAGE64);
+            loads.push(Load { flags: PF_RWX, vaddr: 0, start, end });
+        }
+        loads
+    }
 }
 
-/// PT_LOADs split around what is missing.
-fn table(loads: &[Load], coverage: &Coverage, places: &Places) -> Result<Vec<Phdr>, ExportError> {
+/// At most `most` PT_LOADs, split around what is missing.
+fn table(
+    loads: &[Load],
+    held: &Held,
+    place: &impl Fn(u64) -> Option<u64>,
+    most: usize,
+) -> Result<Vec<Phdr>, ExportError> {
     let mut out = Vec::new();
     for load in loads {
-        for r in coverage.within(load.start / PAGE64, load.end.div_ceil(PAGE64)) {
+        for r in held.within(load.start / PAGE64, load.end.div_ceil(PAGE64)) {
             let start = load.start.max(r.start.0 * PAGE64);
             let end = load.end.min(r.end.0 * PAGE64);
-            let Some(place) = places.of(start / PAGE64) else { continue };
-            if out.len() == MAX_PHDRS {
+            let Some(place) = place(start / PAGE64) else { continue };
+            if out.len() == most {
                 return Err(ExportError::TooLarge { what: "over 2^20 stretches of memory".into() });
             }
             out.push(Phdr {
@@ -221,41 +236,60 @@ fn encode(machine: u16, phdrs: &[Phdr]) -> Vec<u8> {
     out
 }
 
-/// Writes the data pages; gives how many, and how many zero pages there were.
+/// Writes the pages; gives how many have contents, and how many are zero.
 fn fill(
     dump: &OpenDump,
-    out: &File,
+    out: &Stream<'_>,
     options: &Options<'_>,
     coverage: &Coverage,
-    places: &Places,
+    data_at: u64,
 ) -> Result<(u64, u64), ExportError> {
     let (data, zero) = (AtomicU64::new(0), AtomicU64::new(0));
-    let entries = dump.memory().entries();
-    pipeline::for_each(
-        dump,
-        entries,
-        options,
-        || Ok(()),
-        None,
-        |(), index, chunk| {
-            // Damaged and skipped: the coverage knows.
-            let Ok(chunk) = chunk else { return Ok(()) };
-            for piece in coverage.pieces(index, &chunk)? {
-                if piece.class == PageClass::Data {
-                    // Every run lies within one range of the coverage.
-                    let page = piece.first.0;
-                    let at = places.of(page).ok_or(ExportError::Contradiction { page })?;
-                    pipeline::write_at(out, piece.data, at)?;
-                    data.fetch_add(piece.pages, Ordering::Relaxed);
-                } else {
-                    zero.fetch_add(piece.pages, Ordering::Relaxed);
+    let links = Links { out, coverage, at: data_at, size: PAGE };
+    let work = pipeline::Work::memory(dump, options);
+    work.run(
+        || Ok(Vec::new()),
+        || (),
+        |buf, entry, _, chunk| {
+            let Ok(chunk) = chunk else {
+                coverage.take_damaged(entry);
+                return Ok(());
+            };
+            coverage.take(chunk, |piece| {
+                let ranks = links.ranks(&piece)?;
+                let count = if piece.class == PageClass::Zero { &zero } else { &data };
+                count.fetch_add(piece.pages, Ordering::Relaxed);
+                match piece.class {
+                    PageClass::Fill(word) => write_word(&links, ranks, word, buf),
+                    PageClass::Same(source) => links.note(ranks, source.0),
+                    // Nothing is to be written of a zero page.
+                    _ => pipeline::write_at(out, piece.data, links.place(ranks.start)),
                 }
-            }
-            Ok(())
+            })
         },
     )?;
-    coverage.check_written()?;
-    Ok((data.into_inner(), zero.into_inner()))
+    let lost = links.resolve(work.threads())?;
+    Ok((data.into_inner() - lost, zero.into_inner()))
+}
+
+/// Writes pages of one word.
+fn write_word(
+    links: &Links<'_>,
+    ranks: Range<u64>,
+    word: u64,
+    buf: &mut Vec<u8>,
+) -> Result<(), ExportError> {
+    let pages = (ranks.end - ranks.start).min(WORD_PAGES);
+    let page = page_of(word);
+    buf.clear();
+    (0..pages).for_each(|_| buf.extend_from_slice(&page));
+    let mut at = ranks.start;
+    while at < ranks.end {
+        let take = usize::try_from((ranks.end - at).min(pages) * PAGE64).unwrap_or(0);
+        pipeline::write_at(links.out, buf.get(..take).unwrap_or(buf), links.place(at))?;
+        at += pages;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

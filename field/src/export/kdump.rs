@@ -6,23 +6,34 @@
 //! bitmap 1     a bit for each pfn below max_mapnr: this was memory
 //! bitmap 2     the same: this page is in the file
 //! page_desc[]  one for each bit of bitmap 2, in order of pfn
-//! page data    compressed one by one; all zero pages share the first
+//! a hole       where there are missing pages: room for their descriptors, had they any
+//! page data    compressed one by one; equal pages share theirs, all zero pages the first
 //! ```
+//! How many descriptors there are is known only when every chunk was decoded. So they are
+//! written as if no page was missing, and moved together at the end: 24 bytes a page.
+//!
 //! Missing pages are set in bitmap 1 and clear in bitmap 2, as makedumpfile's
 //! excluded pages are: a reader then says "excluded" and never shows contents. What
 //! is no memory at all is clear in both. `dump_level` is 0, so that crash does not
 //! fill what is missing with zeros.
 
 use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lifeboat_format::{PAGE, PageClass, PageRange};
 use lifeboat_sources::notes::{NT_PRSTATUS, Notes, vmcoreinfo};
 use lifeboat_sources::vmcoreinfo::VmcoreInfo;
+use rustix::fs::{FallocateFlags, fallocate};
 
-use super::coverage::Coverage;
-use super::{ExportError, Options, Report, pipeline};
-use crate::dump::{DecodedChunk, OpenDump, PageSource, Piece};
+use super::coverage::{Coverage, Held};
+use super::links::Links;
+use super::marks::Span;
+use super::pipeline::{self, Order};
+use super::{ExportError, Options, Report, page_of};
+use crate::dump::{OpenDump, PageSource, Piece};
+use crate::stream::Stream;
 
 const PAGE64: u64 = PAGE as u64;
 /// `sizeof(struct kdump_sub_header)`, version 6.
@@ -30,8 +41,8 @@ const SUB_HEADER: usize = 104;
 /// `sizeof(struct page_desc)`: offset, size, flags, page_flags.
 const DESC: usize = 24;
 const DESC64: u64 = DESC as u64;
-/// Descriptors built at a time.
-const DESC_BATCH: usize = 4096;
+/// Descriptors written or moved at a time.
+const DESC_BATCH: usize = 16 << 10;
 /// Highest pfn that the bitmaps may need: 64 TiB, 2 GiB of (sparse) bitmap each.
 const MAX_PFN: u64 = 1 << 34;
 /// `__START_KERNEL_map`.
@@ -71,8 +82,8 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(coverage: &Coverage, notes_len: usize) -> Result<Self, ExportError> {
-        let max_pfn = coverage.end();
+    fn new(span: &Span, notes_len: usize) -> Result<Self, ExportError> {
+        let max_pfn = span.end();
         if max_pfn > MAX_PFN {
             return Err(ExportError::TooLarge { what: "memory above 64 TiB".into() });
         }
@@ -80,7 +91,7 @@ impl Plan {
         let bitmap_at = (notes_at + notes_len as u64).next_multiple_of(PAGE64);
         let bitmap_len = max_pfn.div_ceil(8).next_multiple_of(PAGE64);
         let desc_at = bitmap_at + 2 * bitmap_len;
-        let zero_at = desc_at + coverage.pages * DESC64;
+        let zero_at = desc_at + span.pages() * DESC64;
         Ok(Self { notes_at, bitmap_at, bitmap_len, desc_at, zero_at, max_pfn })
     }
 }
@@ -95,26 +106,34 @@ pub fn write(
     compression: Compression,
     options: &Options<'_>,
 ) -> Result<Report, ExportError> {
+    Stream::run(out, |out| write_to(dump, out, compression, options))
+}
+
+fn write_to(
+    dump: &OpenDump,
+    out: &Stream<'_>,
+    compression: Compression,
+    options: &Options<'_>,
+) -> Result<Report, ExportError> {
     let coverage = Coverage::of_memory(dump, options)?;
-    if coverage.pages == 0 {
-        return Err(ExportError::Nothing);
-    }
     let notes = dump.notes()?;
     let info_text = vmcoreinfo(&notes).ok_or(ExportError::Lacks { what: "the VMCOREINFO note" })?;
     let info = VmcoreInfo::new(info_text);
     let phys_base = info
         .number("phys_base")
         .ok_or(ExportError::Lacks { what: "NUMBER(phys_base) in VMCOREINFO" })?;
-    let plan = Plan::new(&coverage, notes.len())?;
+    let plan = Plan::new(coverage.span(), notes.len())?;
     pipeline::write_at(out, &disk_header(dump, &plan, &notes, &info, phys_base, compression), 0)?;
     pipeline::write_at(out, &sub_header(&plan, &notes, info_text, phys_base), PAGE64)?;
     pipeline::write_at(out, &notes, plan.notes_at)?;
-    write_bitmap(out, plan.bitmap_at, coverage.ram.iter().copied())?;
-    write_bitmap(out, plan.bitmap_at + plan.bitmap_len, coverage.present())?;
     pipeline::write_at(out, &[0; PAGE], plan.zero_at)?;
     let pages = write_pages(dump, out, compression, options, &coverage, &plan)?;
-    out.set_len(pages.len).map_err(ExportError::Write)?;
-    Ok(Report { missing: coverage.missing, ..pages })
+    let held = coverage.finish()?;
+    close_up(out, &plan, coverage.span(), &held)?;
+    write_bitmap(out, plan.bitmap_at, held.ram().into_iter())?;
+    write_bitmap(out, plan.bitmap_at + plan.bitmap_len, held.present.iter().copied())?;
+    out.file().set_len(pages.len).map_err(ExportError::Write)?;
+    Ok(Report { missing: held.missing, ..pages })
 }
 
 /// Writes `bytes` into `block` at `at`; places are constants that fit.
@@ -209,7 +228,7 @@ fn sub_header(plan: &Plan, notes: &[u8], info: &[u8], phys_base: i64) -> [u8; SU
 
 /// Sets the bits of ascending, disjoint ranges; what is zero stays a hole.
 fn write_bitmap(
-    out: &File,
+    out: &Stream<'_>,
     at: u64,
     ranges: impl Iterator<Item = PageRange>,
 ) -> Result<(), ExportError> {
@@ -243,172 +262,235 @@ fn write_bitmap(
 
 /// One thread's compressor.
 enum Packer {
-    Zlib(Box<flate2::Compress>),
+    Zlib(libdeflater::Compressor),
     Zstd(zstd::bulk::Compressor<'static>),
 }
 
 impl Packer {
     fn new(compression: Compression) -> Result<Self, ExportError> {
         match compression {
-            Compression::Zlib => {
-                let level = flate2::Compression::fast();
-                Ok(Self::Zlib(Box::new(flate2::Compress::new(level, true))))
-            }
+            Compression::Zlib => libdeflater::CompressionLvl::new(1)
+                .map(|level| Self::Zlib(libdeflater::Compressor::new(level)))
+                .map_err(|e| ExportError::Compressor(format!("{e:?}"))),
             Compression::Zstd => zstd::bulk::Compressor::new(1)
                 .map(Self::Zstd)
                 .map_err(|e| ExportError::Compressor(e.to_string())),
         }
     }
 
-    /// Compresses a page into less than a page; `None` when it would not be less.
-    fn pack<'b>(&mut self, page: &[u8], space: &'b mut [u8; PAGE]) -> Option<&'b [u8]> {
-        let room = space.get_mut(..PAGE - 1)?;
+    /// Compresses a page to the end of `out`, if that is less than a page. Gives the
+    /// length, or nothing.
+    fn pack(&mut self, page: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+        let start = out.len();
+        out.resize(start + PAGE - 1, 0);
+        let room = out.get_mut(start..).unwrap_or_default();
+        // An error means: would be longer.
         let len = match self {
-            Self::Zlib(z) => {
-                z.reset();
-                let status = z.compress(page, room, flate2::FlushCompress::Finish).ok()?;
-                if status != flate2::Status::StreamEnd {
-                    return None;
-                }
-                usize::try_from(z.total_out()).ok()?
-            }
-            // An error means: would be longer.
-            Self::Zstd(z) => z.compress_to_buffer(page, room).ok()?,
+            Self::Zlib(z) => z.zlib_compress(page, room).ok(),
+            Self::Zstd(z) => z.compress_to_buffer(page, room).ok(),
         };
-        space.get(..len)
+        out.truncate(start + len.unwrap_or(0));
+        len
     }
 }
 
-/// Descriptors of one chunk, and the data that they point to.
+/// What is made of one chunk.
 #[derive(Default)]
 struct Packed {
     data: Vec<u8>,
     /// Length and flags of each data page.
     sizes: Vec<(u32, u32)>,
+    /// Numbers of the pages of each run, and what their descriptors point to.
+    runs: Vec<(Range<u64>, Points)>,
+}
+
+/// What the descriptors of a run point to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Points {
+    /// One of [`Packed::sizes`] after the other.
+    Each,
+    /// All to the next one of them.
+    One,
+    /// The page of zeros.
+    Zero,
+}
+
+impl Packed {
+    fn clear(&mut self) {
+        self.data.clear();
+        self.sizes.clear();
+        self.runs.clear();
+    }
+
+    /// Adds a run of pages with these numbers.
+    fn add(&mut self, piece: &Piece<'_>, ranks: Range<u64>, packer: &mut Packer, flag: u32) {
+        let word;
+        let (points, pages) = match piece.class {
+            PageClass::Data => (Points::Each, piece.data.as_chunks::<PAGE>().0),
+            PageClass::Fill(fill) => {
+                word = [page_of(fill)];
+                (Points::One, word.as_slice())
+            }
+            _ => (Points::Zero, [].as_slice()),
+        };
+        self.runs.push((ranks, points));
+        for page in pages {
+            let (len, flag) = match packer.pack(page, &mut self.data) {
+                Some(len) => (len, flag),
+                None => {
+                    self.data.extend_from_slice(page);
+                    (PAGE, 0)
+                }
+            };
+            // At most 4096.
+            self.sizes.push((u32::try_from(len).unwrap_or(0), flag));
+        }
+    }
 }
 
 /// What one thread keeps.
 struct State {
     packer: Packer,
-    packed: Packed,
+    /// Buffers for chunks to come.
+    spare: Vec<Packed>,
     descs: Vec<u8>,
 }
 
 /// Writes page data and descriptors; gives the figures and the length of the file.
 fn write_pages(
     dump: &OpenDump,
-    out: &File,
+    out: &Stream<'_>,
     compression: Compression,
     options: &Options<'_>,
     coverage: &Coverage,
     plan: &Plan,
 ) -> Result<Report, ExportError> {
-    let turns = pipeline::Turns::new(plan.zero_at + PAGE64);
+    let work = pipeline::Work::memory(dump, options);
+    let order = Order::new(plan.zero_at + PAGE64, work.threads());
+    let links = Links { out, coverage, at: plan.desc_at, size: DESC };
     let (data, zero) = (AtomicU64::new(0), AtomicU64::new(0));
     let make = || {
         let packer = Packer::new(compression)?;
-        Ok(State { packer, packed: Packed::default(), descs: Vec::new() })
+        Ok(State { packer, spare: Vec::new(), descs: Vec::new() })
     };
-    let work = |state: &mut State, index: usize, chunk: &DecodedChunk| {
-        let pieces = coverage.pieces(index, chunk)?;
-        let zeros = pack(state, compression, &pieces);
-        let packed = &state.packed;
-        let Some(at) = turns.take(index, packed.data.len() as u64) else { return Ok(()) };
-        pipeline::write_at(out, &packed.data, at)?;
-        write_descs(out, plan, coverage, &pieces, &packed.sizes, at, &mut state.descs)?;
-        data.fetch_add(packed.sizes.len() as u64, Ordering::Relaxed);
-        zero.fetch_add(zeros, Ordering::Relaxed);
-        Ok(())
-    };
-    let entries = dump.memory().entries();
-    pipeline::for_each(
-        dump,
-        entries,
-        options,
+    work.run(
         make,
-        Some(&turns),
-        |state, index, chunk| match chunk {
-            Ok(chunk) => work(state, index, &chunk),
-            Err(_) => {
-                turns.take(index, 0);
-                Ok(())
+        || order.fail(),
+        |state: &mut State, entry, index, chunk| {
+            let mut packed = state.spare.pop().unwrap_or_default();
+            packed.clear();
+            match chunk {
+                Ok(chunk) => coverage.take(chunk, |piece| {
+                    let ranks = links.ranks(&piece)?;
+                    let count = if piece.class == PageClass::Zero { &zero } else { &data };
+                    count.fetch_add(piece.pages, Ordering::Relaxed);
+                    if let PageClass::Same(source) = piece.class {
+                        return links.note(ranks, source.0);
+                    }
+                    packed.add(&piece, ranks, &mut state.packer, compression.flag());
+                    Ok(())
+                })?,
+                Err(_) => coverage.take_damaged(entry),
             }
+            let len = packed.data.len() as u64;
+            for (packed, at) in order.hand_in(index, packed, len) {
+                pipeline::write_at(out, &packed.data, at)?;
+                write_descs(&links, plan.zero_at, &packed, at, &mut state.descs)?;
+                state.spare.push(packed);
+            }
+            Ok(())
         },
     )?;
-    coverage.check_written()?;
+    // A reader takes each descriptor by itself: several may point to the same data.
+    let lost = links.resolve(work.threads())?;
     Ok(Report {
-        data_pages: data.into_inner(),
+        data_pages: data.into_inner() - lost,
         zero_pages: zero.into_inner(),
-        len: turns.end(),
+        len: order.end(),
         ..Report::default()
     })
 }
 
-/// Compresses a chunk's data pages; gives its number of zero pages.
-fn pack(state: &mut State, compression: Compression, pieces: &[Piece<'_>]) -> u64 {
-    let (packed, mut space) = (&mut state.packed, [0u8; PAGE]);
-    packed.data.clear();
-    packed.sizes.clear();
-    let mut zeros = 0;
-    for piece in pieces {
-        if piece.class != PageClass::Data {
-            zeros += piece.pages;
-            continue;
-        }
-        let (pages, _) = piece.data.as_chunks::<PAGE>();
-        for page in pages {
-            let (bytes, flag) = match state.packer.pack(page, &mut space) {
-                Some(bytes) => (bytes, compression.flag()),
-                None => (&page[..], 0),
-            };
-            packed.data.extend_from_slice(bytes);
-            // At most 4096.
-            packed.sizes.push((u32::try_from(bytes.len()).unwrap_or(0), flag));
-        }
-    }
-    zeros
-}
-
-/// Writes the descriptors of a chunk's present pages: neighbours in the table unless
-/// pages of other layers lie between, because missing pages have none.
+/// Writes the descriptors of a chunk's pages: neighbours in the table unless pages of
+/// other layers lie between.
 fn write_descs(
-    out: &File,
-    plan: &Plan,
-    coverage: &Coverage,
-    pieces: &[Piece<'_>],
-    sizes: &[(u32, u32)],
-    data_at: u64,
+    links: &Links<'_>,
+    zero_at: u64,
+    packed: &Packed,
+    mut data_at: u64,
     buf: &mut Vec<u8>,
 ) -> Result<(), ExportError> {
-    let (mut data_at, mut at) = (data_at, plan.desc_at);
-    let mut sizes = sizes.iter();
+    let mut at = links.at;
+    let mut sizes = packed.sizes.iter();
     buf.clear();
-    for piece in pieces {
-        let place = plan.desc_at + coverage.rank(piece.first.0) * DESC64;
+    for (ranks, points) in &packed.runs {
+        let place = links.place(ranks.start);
         if place != at + buf.len() as u64 {
-            pipeline::write_at(out, buf, at)?;
+            pipeline::write_at(links.out, buf, at)?;
             buf.clear();
             at = place;
         }
-        for _ in 0..piece.pages {
-            let (offset, size, flags) = match (piece.class, sizes.as_slice().first()) {
-                (PageClass::Data, Some((size, flags))) => {
-                    sizes.next();
-                    data_at += u64::from(*size);
-                    (data_at - u64::from(*size), *size, *flags)
-                }
-                _ => (plan.zero_at, 4096, 0),
-            };
+        for rank in ranks.clone() {
+            let (size, flags) = sizes.as_slice().first().copied().unwrap_or((4096, 0));
+            let offset = if *points == Points::Zero { zero_at } else { data_at };
+            let (size, flags) = if *points == Points::Zero { (4096, 0) } else { (size, flags) };
+            if *points == Points::Each || *points == Points::One && rank + 1 == ranks.end {
+                sizes.next();
+                data_at += u64::from(size);
+            }
             buf.extend_from_slice(&offset.to_le_bytes());
             buf.extend_from_slice(&size.to_le_bytes());
             buf.extend_from_slice(&flags.to_le_bytes());
             buf.extend_from_slice(&0u64.to_le_bytes());
             if buf.len() == DESC_BATCH * DESC {
-                pipeline::write_at(out, buf, at)?;
+                pipeline::write_at(links.out, buf, at)?;
                 at += buf.len() as u64;
                 buf.clear();
             }
         }
     }
-    pipeline::write_at(out, buf, at)
+    pipeline::write_at(links.out, buf, at)
+}
+
+/// Moves the descriptors of present pages together: missing pages have none. Within the
+/// file, from its front to its end: what is read lies never before what is written.
+fn close_up(out: &Stream<'_>, plan: &Plan, span: &Span, held: &Held) -> Result<(), ExportError> {
+    let table_end = plan.zero_at;
+    let (mut window, mut window_at) = (Vec::new(), 0u64);
+    let (mut buf, mut to) = (Vec::new(), plan.desc_at);
+    for range in &held.present {
+        let Some(Range { start, end }) = span.ranks(*range) else { continue };
+        let (mut at, end) = (plan.desc_at + start * DESC64, plan.desc_at + end * DESC64);
+        if at == to && buf.is_empty() {
+            to = end;
+            continue;
+        }
+        while at < end {
+            if at < window_at || at >= window_at + window.len() as u64 {
+                let take = (table_end - at).min((DESC_BATCH * DESC) as u64);
+                window.resize(usize::try_from(take).unwrap_or(0), 0);
+                window_at = at;
+                out.file().read_exact_at(&mut window, at).map_err(ExportError::Write)?;
+            }
+            let skip = usize::try_from(at - window_at).unwrap_or(0);
+            let part = window.get(skip..).unwrap_or_default();
+            let part = part.get(..usize::try_from(end - at).unwrap_or(usize::MAX)).unwrap_or(part);
+            buf.extend_from_slice(part);
+            at += part.len() as u64;
+            if buf.len() >= DESC_BATCH * DESC {
+                pipeline::write_at(out, &buf, to)?;
+                to += buf.len() as u64;
+                buf.clear();
+            }
+        }
+    }
+    pipeline::write_at(out, &buf, to)?;
+    to += buf.len() as u64;
+    if let Some(len) = table_end.checked_sub(to).filter(|len| *len > 0) {
+        // What stands there is stale, and no descriptor any more. A file system that
+        // cannot make holes keeps it.
+        let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let _ = fallocate(out.file(), how, to, len);
+    }
+    Ok(())
 }

@@ -1,9 +1,11 @@
 //! What a dump is turned into, for tools that others wrote.
 //!
-//! Every writer here streams: chunks are decoded on all cores, each byte of output
-//! is written once at a place known beforehand, and memory depends on the number
-//! of chunks and of holes, not on the size of the machine. Writers get an open,
-//! empty, regular file; naming it, and removing it on failure, is the caller's.
+//! Every writer here streams: chunks are decoded once, on all cores, each byte of
+//! output is written at a place known beforehand while the disk works on those before,
+//! and the tables that say what is there come last. Memory depends on the number of
+//! chunks and of holes, and on the machine's by four bits a page (`marks`). Writers get an
+//! open, empty, regular file, to write and read back; naming it, and removing it on
+//! failure, is the caller's.
 //!
 //! Pages that the dump has not (unreadable, excluded, never captured) are never
 //! written as zeros that a reader could take for contents; each format says below
@@ -12,12 +14,14 @@
 mod coverage;
 pub mod elf;
 pub mod kdump;
+mod links;
+mod marks;
 mod pipeline;
 pub mod swap;
 
 use std::io::{self, Write};
 
-use lifeboat_format::PageRange;
+use lifeboat_format::{PAGE, PageRange};
 
 use crate::dump::DumpError;
 
@@ -70,7 +74,7 @@ pub struct Missing {
 /// What an export did.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// Pages written with contents.
+    /// Pages written with contents, those of one word included.
     pub data_pages: u64,
     /// Zero pages.
     pub zero_pages: u64,
@@ -121,9 +125,9 @@ pub enum ExportError {
         "writing the output: {0}\nhint: check the free space and the file size limit of the destination's file system"
     )]
     Write(#[source] io::Error),
-    /// A chunk holds pages that the commit record denies.
+    /// A chunk holds pages that the commit record or another chunk denies.
     #[error(
-        "page {page} has no contents although the commit record counts none such\nhint: this dump contradicts itself; export it with damage skipped to see what is there"
+        "the dump contradicts itself on page {page}: the commit record or another chunk says otherwise\nhint: `lifeboat verify -i KEY` shows what is wrong; export it with --skip-damaged to see what is there"
     )]
     Contradiction {
         /// The page.
@@ -151,4 +155,13 @@ pub enum ExportError {
     /// A codec could not be set up.
     #[error("the compressor failed: {0}\nhint: report this, with the version of lifeboat")]
     Compressor(String),
+}
+
+/// A page of one word.
+fn page_of(word: u64) -> [u8; PAGE] {
+    let mut page = [0; PAGE];
+    for to in page.as_chunks_mut().0 {
+        *to = word.to_le_bytes();
+    }
+    page
 }

@@ -8,11 +8,12 @@ use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use lifeboat_format::{PAGE, PageClass, PageRange};
+use lifeboat_format::{PAGE, PageClass, PageRange, Pfn};
 
 use super::coverage::{join, reason};
-use super::{ExportError, Missing, Options, Report, Why, pipeline};
-use crate::dump::{OpenDump, merge, subtract};
+use super::{ExportError, Missing, Options, Report, Why, page_of, pipeline};
+use crate::dump::{OpenDump, PageSpace, Piece, merge, subtract};
+use crate::stream::Stream;
 
 const PAGE64: u64 = PAGE as u64;
 
@@ -43,58 +44,112 @@ pub fn write(
         |d| d.bytes,
     );
     out.set_len(len).map_err(ExportError::Write)?;
-    let (data, zero) = (AtomicU64::new(0), AtomicU64::new(0));
-    let missing = Mutex::new(Vec::new());
-    pipeline::for_each(
-        dump,
-        entries,
-        options,
-        || Ok(()),
-        None,
-        |(), at, chunk| {
-            let mut found = Vec::new();
-            match (chunk, entries.get(at)) {
-                (Ok(chunk), _) => {
-                    for p in chunk.pieces() {
-                        let pages = PageRange::new(p.first.0, p.first.0 + p.pages);
-                        match (p.class, reason(p.class)) {
-                            (_, Some(why)) => found.push(Missing { pages, why }),
-                            (PageClass::Data, None) => {
-                                write_within(out, p.data, p.first.0 * PAGE64, len)?;
-                                data.fetch_add(p.pages, Ordering::Relaxed);
-                            }
-                            (_, None) => {
-                                zero.fetch_add(p.pages, Ordering::Relaxed);
-                            }
-                        }
+    let (data_pages, zero_pages, mut missing) = Stream::run(out, |out| {
+        let image = Image::new(dump, options, out, len);
+        let work = pipeline::Work::of(dump, entries, options);
+        work.run(
+            || Ok(()),
+            || (),
+            |(), entry, _, chunk| {
+                let mut found = Vec::new();
+                match chunk {
+                    Ok(chunk) => {
+                        chunk.pieces().try_for_each(|p| image.take(&p, &mut found))?;
+                    }
+                    Err(_) => {
+                        let pages = PageRange::new(entry.first.0, entry.first.0 + entry.pages);
+                        found.push(Missing { pages, why: Why::Damaged });
                     }
                 }
-                (Err(_), Some(e)) => {
-                    let pages = PageRange::new(e.first.0, e.first.0 + e.pages);
-                    found.push(Missing { pages, why: Why::Damaged });
-                }
-                (Err(_), None) => {}
-            }
-            missing.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
-            Ok(())
-        },
-    )?;
-    let mut missing = missing.into_inner().unwrap_or_else(PoisonError::into_inner);
+                image.missing.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+                Ok(())
+            },
+        )?;
+        let missing = image.missing.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok::<_, ExportError>((image.data.into_inner(), image.zero.into_inner(), missing))
+    })?;
     let all = [PageRange::new(0, len.div_ceil(PAGE64))];
     let never = subtract(&all, &covered);
     missing.extend(never.into_iter().map(|pages| Missing { pages, why: Why::NotCaptured }));
-    Ok(Report {
-        data_pages: data.into_inner(),
-        zero_pages: zero.into_inner(),
-        missing: join(missing),
-        len,
-        warnings,
-    })
+    Ok(Report { data_pages, zero_pages, missing: join(missing), len, warnings })
 }
 
-/// A device's last page may be cut by its end.
-fn write_within(out: &File, bytes: &[u8], at: u64, len: u64) -> Result<(), ExportError> {
-    let room = usize::try_from(len.saturating_sub(at)).unwrap_or(usize::MAX);
-    let part = bytes.get(..bytes.len().min(room)).unwrap_or_default();
-    pipeline::write_at(out, part, at)
+/// The image on its way.
+struct Image<'a> {
+    memory: PageSpace<'a>,
+    skip_damaged: bool,
+    out: &'a Stream<'a>,
+    len: u64,
+    data: AtomicU64,
+    zero: AtomicU64,
+    missing: Mutex<Vec<Missing>>,
+}
+
+impl<'a> Image<'a> {
+    fn new(dump: &'a OpenDump, options: &Options<'_>, out: &'a Stream<'a>, len: u64) -> Self {
+        Self {
+            memory: dump.memory(),
+            skip_damaged: options.skip_damaged,
+            out,
+            len,
+            data: AtomicU64::new(0),
+            zero: AtomicU64::new(0),
+            missing: Mutex::new(Vec::new()),
+        }
+    }
+
+    fn take(&self, piece: &Piece<'_>, found: &mut Vec<Missing>) -> Result<(), ExportError> {
+        let pages = PageRange::new(piece.first.0, piece.first.0 + piece.pages);
+        // What lies behind the end of the device is no part of it.
+        let end = pages.end.0.min(self.len.div_ceil(PAGE64));
+        if let Some(why) = reason(piece.class) {
+            found.push(Missing { pages, why });
+        }
+        match piece.class {
+            PageClass::Data => {
+                self.data.fetch_add(piece.pages, Ordering::Relaxed);
+                self.write(piece.data, piece.first.0)?;
+            }
+            PageClass::Zero => {
+                self.zero.fetch_add(piece.pages, Ordering::Relaxed);
+            }
+            PageClass::Fill(word) => {
+                self.data.fetch_add(piece.pages, Ordering::Relaxed);
+                let bytes = page_of(word);
+                for page in piece.first.0..end {
+                    self.write(&bytes, page)?;
+                }
+            }
+            PageClass::Same(source) => {
+                for (page, source) in (piece.first.0..end).zip(source.0..) {
+                    self.copy(page, Pfn(source), found)?;
+                }
+            }
+            PageClass::Unreadable | PageClass::Excluded | PageClass::Elsewhere => {}
+        }
+        Ok(())
+    }
+
+    /// A page with the contents of a page of memory.
+    fn copy(&self, page: u64, source: Pfn, found: &mut Vec<Missing>) -> Result<(), ExportError> {
+        let why = match self.memory.stored(source) {
+            Ok(Some(bytes)) => {
+                self.data.fetch_add(1, Ordering::Relaxed);
+                return self.write(&bytes[..], page);
+            }
+            Ok(None) => Why::NotCaptured,
+            Err(_) if self.skip_damaged => Why::Damaged,
+            Err(e) => return Err(e.into()),
+        };
+        found.push(Missing { pages: PageRange::new(page, page + 1), why });
+        Ok(())
+    }
+
+    /// A device's last page may be cut by its end.
+    fn write(&self, bytes: &[u8], page: u64) -> Result<(), ExportError> {
+        let at = page * PAGE64;
+        let room = usize::try_from(self.len.saturating_sub(at)).unwrap_or(usize::MAX);
+        let part = bytes.get(..bytes.len().min(room)).unwrap_or_default();
+        pipeline::write_at(self.out, part, at)
+    }
 }

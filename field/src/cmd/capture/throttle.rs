@@ -68,7 +68,10 @@ impl Output for Throttled {
             self.done = self.done.max(Instant::now()) + Duration::from_secs_f64(seconds);
             let _ = self.writes.push_back(self.done);
         }
-        self.queue.submit(index, len, offset)
+        let started = self.queue.submit(index, len, offset);
+        // A thread of the kernel copies: let it, or it waits for a time slice to end.
+        std::thread::yield_now();
+        started
     }
     fn flush(&mut self) -> io::Result<()> {
         if self.rate.is_some() {
