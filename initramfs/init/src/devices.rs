@@ -7,7 +7,7 @@
 //! this kernel to be told by, so sysfs is looked at, in steps that grow from 1 to 10 ms.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lifeboat_format::bootcfg::{BootConfig, Selector, SwapPlan};
@@ -156,24 +156,26 @@ fn probing(sys: &Path) -> bool {
         fs::read_to_string(path).is_ok_and(|text| values.contains(&text.trim()))
     };
     let virtio = entries(&sys.join("bus/virtio/drivers/virtio_blk"), "virtio")
+        .iter()
         .any(|dir| !dir.join("block").exists());
     let scsi = entries(&sys.join("bus/scsi/devices"), "")
+        .iter()
         .any(|dir| is(&dir.join("type"), &["0", "14"]) && !dir.join("block").exists());
-    let nvme = entries(&sys.join("class/nvme"), "nvme").any(|dir| {
+    let nvme = entries(&sys.join("class/nvme"), "nvme").iter().any(|dir| {
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let found = entries(&dir, &format!("{name}c")).chain(entries(&dir, &format!("{name}n")));
+        let found = ["c", "n"].iter().map(|kind| entries(dir, &format!("{name}{kind}")).len());
         // What is dead or being deleted brings nothing more (`nvme_sysfs_show_state()`,
         // drivers/nvme/host/sysfs.c).
         is(&dir.join("state"), &["new", "live", "resetting", "connecting"])
-            && found.count() == 0
+            && found.sum::<usize>() == 0
     });
     virtio || scsi || nvme
 }
 
-fn entries(dir: &Path, prefix: &str) -> impl Iterator<Item = std::path::PathBuf> {
+fn entries(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     let all = fs::read_dir(dir).into_iter().flatten().flatten();
-    let named = all.filter(move |e| e.file_name().to_string_lossy().starts_with(prefix));
-    named.map(|e| e.path()).collect::<Vec<_>>().into_iter()
+    let named = all.filter(|e| e.file_name().to_string_lossy().starts_with(prefix));
+    named.map(|e| e.path()).collect()
 }
 
 #[cfg(test)]
