@@ -112,7 +112,7 @@ pub(crate) fn build(
 }
 
 /// Fails if kernel and initramfs exceed the board's budget.
-fn budget(profile: &Profile, dir: &Path, report: &Report) -> Result<(), Failure> {
+pub(crate) fn budget(profile: &Profile, dir: &Path, report: &Report) -> Result<(), Failure> {
     let size = |name: &str| digest::file(&dir.join(name)).map(|d| d.size);
     let (kernel, initramfs) = (size("vmlinuz")?, size("initramfs.cpio.zst")?);
     let allowed = u64::from(profile.image_budget_mib) << 20;

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 /// Of the reservation, in KiB, what the kernel takes for itself at its highest, less what
 /// is told apart below: text and data, page structs, per-CPU memory, slabs, the drivers'
 /// queues, page tables, and the watermark below which it does not give memory away.
-const KERNEL_KIB: u64 = 24 << 10;
+const KERNEL_KIB: u64 = 22 << 10;
 /// For each CPU of the crash kernel, in KiB: its per-CPU memory and its idle thread.
 const CPU_KIB: u64 = 512;
 /// What PID 1 takes beside what it is asked for, in KiB: the boot configuration, devices,

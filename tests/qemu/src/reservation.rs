@@ -76,6 +76,25 @@ fn numbers(line: &str, mark: &str) -> Vec<u64> {
     rest.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect()
 }
 
+/// Where a search begins, in MiB: what surely fails, since not even the kernel fits, and
+/// what must work.
+pub const SEARCH: (u64, u64) = (20, 48);
+
+/// A machine of `memory_mib` MiB, only touched pages of which count for the host, with a
+/// reservation of 48 MiB and two workers in it.
+#[must_use]
+pub fn plan(name: &'static str, memory_mib: u64) -> Plan {
+    Plan {
+        memory_mib,
+        sparse: true,
+        // One more than the workers: the boot CPU stays out of a crash kernel.
+        cpus: 3,
+        crashkernel: format!("{}M", SEARCH.1),
+        profile: &[("workers", "2")],
+        ..Plan::named(name)
+    }
+}
+
 /// What came of a capture.
 #[derive(Debug)]
 pub struct Captured {

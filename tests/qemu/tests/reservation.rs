@@ -5,24 +5,10 @@ use std::time::Duration;
 use lifeboat_qemu::cycle::Plan;
 use lifeboat_qemu::error::{Res, ensure};
 use lifeboat_qemu::phases;
-use lifeboat_qemu::reservation::{Captured, capture};
+use lifeboat_qemu::reservation::{Captured, capture, plan};
 
 /// For a capture of 64 GiB on a slow machine.
 const LIMIT: Duration = Duration::from_secs(400);
-/// A guest with so many CPUs leaves its crash kernel two at least: the boot CPU stays out.
-const CPUS: u32 = 3;
-
-fn plan(name: &'static str, memory_mib: u64) -> Plan {
-    Plan {
-        memory_mib,
-        sparse: true,
-        cpus: CPUS,
-        crashkernel: "48M".to_owned(),
-        profile: &[("workers", "2")],
-        ..Plan::named(name)
-    }
-}
-
 fn captured(plan: &Plan) -> Res<Captured> {
     let all = capture(plan, LIMIT)?;
     println!("{} MiB of memory, crashkernel={}: {}", plan.memory_mib, plan.crashkernel, all.peak);
