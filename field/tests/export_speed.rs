@@ -33,10 +33,14 @@ use support::{Machine, Setup, standard, take};
 
 const ROUNDS: usize = 3;
 
-struct FromFile<'m>(&'m Vmcore, Mutex<Vec<MemoryReader>>);
+/// Memory from a file; now and then a page that cannot be read, if asked for.
+struct FromFile<'m>(&'m Vmcore, Mutex<Vec<MemoryReader>>, bool);
 
 impl Machine for FromFile<'_> {
     fn page(&self, _: Option<u16>, page: u64, out: &mut [u8]) -> bool {
+        if self.2 && page.is_multiple_of(1000) {
+            return false;
+        }
         let mut reader = self.1.lock().unwrap().pop().unwrap_or_else(|| self.0.reader().unwrap());
         let mut good = true;
         reader.read_pages(Pfn(page), out, &mut |_| good = false).unwrap();
@@ -144,7 +148,8 @@ fn measure(name: &str, dump: &OpenDump, opener: Opener, dir: &Path) {
         kdump::write(dump, &bench.file(), how, &Options::default()).unwrap();
     };
     let verify = || {
-        assert!(dump.file().verify(Some(&bench.opener), &|_| ()).is_sound());
+        let verdict = dump.file().verify(Some(&bench.opener), &|_| ());
+        assert!(verdict.is_sound(), "{:?}", verdict.findings);
     };
     let cases: [(&str, &dyn Fn()); 8] = [
         ("bare zstd", &|| bench.zstd()),
@@ -184,16 +189,23 @@ fn export_speed() {
     let dir = PathBuf::from(std::env::var_os("LIFEBOAT_OUT").unwrap());
     let path = std::env::var_os("LIFEBOAT_VMCORE").unwrap();
     let vmcore = Vmcore::open_file(Path::new(&path)).unwrap();
-    let machine = FromFile(&vmcore, Mutex::new(Vec::new()));
-    for (name, layered) in [("by address", false), ("by layers", true)] {
+    for (name, layered, bad, dedup) in [
+        ("by address", false, false, false),
+        ("by layers", true, false, false),
+        ("by layers, with holes", true, true, false),
+        ("by layers, with holes, copies once", true, true, true),
+    ] {
+        let machine = FromFile(&vmcore, Mutex::new(Vec::new()), bad);
         let taken = take(&Setup {
             ranges: vmcore.ranges().to_vec(),
             swap: vec![],
             elfcorehdr: vmcore.elfcorehdr().to_vec(),
             notes: vmcore.notes().to_vec(),
             layered,
+            dedup,
             ..standard(&machine)
         });
+        println!("{:?}", taken.record.memory);
         let identity = taken.identity.unwrap();
         let dump = support::open(taken.bytes, Some(&identity)).unwrap();
         let opener = dump.file().opener(Some(&identity)).unwrap();

@@ -91,6 +91,13 @@ fn copies_are_exported_as_if_each_was_stored() {
         let machine = Copies { bad };
         let setup = |dedup| Setup { layered, workers, dedup, ..standard(&machine) };
         let (with, without) = (take(&setup(true)), take(&setup(false)));
+        for taken in [&with, &without] {
+            let dump = taken.open().unwrap();
+            let opener = dump.file().opener(taken.identity.as_ref()).unwrap();
+            let verdict = dump.file().verify(Some(&opener), &|_| ());
+            assert!(verdict.is_sound() && verdict.is_complete(), "{:?}", verdict.findings);
+            assert_eq!(verdict.memory, (&taken.record.memory).into());
+        }
         let counts = with.record.memory;
         assert!(counts.same > 2000 && counts.fill > 1000 && with.record.swap.same > 50);
         assert_eq!(without.record.memory.same, 0);
@@ -227,6 +234,10 @@ fn check(dump: &OpenDump, want: &dyn Fn(u64) -> Option<Vec<u8>>, why: Why) {
         };
         assert!(found == want, "page {page:#x}, looked up");
     }
+    let verdict = dump.file().verify(Some(&dump.file().opener(None).unwrap()), &|_| ());
+    assert!(verdict.missing_known);
+    let named: Vec<u64> = verdict.missing.iter().flat_map(|m| m.first..m.end).collect();
+    assert_eq!(named, lost, "what a verification misses");
     // Nothing is left in the file of what was noted on the way.
     for page in lost {
         let at = heads.iter().find(|p| p[0] == 1 && p[3] > page * 4096);
@@ -242,7 +253,7 @@ fn what_names_no_stored_page_is_missing_and_never_invented() {
     };
     let zero = first(&|c| c.iter().all(|b| *b == 0));
     let word = first(&|c| c[0] != 0 && c.chunks(8).all(|w| w == &c[..8]));
-    for source in [zero, word, 0, 0xf0, 1 << 40, (1 << 52) - 200] {
+    for source in [zero, word, 0xf0, (1 << 52) - 200] {
         let mut taken = take(&in_the_clear(&machine));
         let made = forge(&mut taken, |page| page.is_multiple_of(3).then_some(source));
         assert!(made.len() > 100);

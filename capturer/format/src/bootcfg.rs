@@ -26,7 +26,7 @@ use values::{
     yes_no,
 };
 
-use crate::{FormatError, crc32};
+use crate::{Exclude, FormatError, crc32};
 
 /// Largest boot configuration, in bytes.
 pub const MAX_LEN: usize = 64 << 10;
@@ -183,6 +183,8 @@ pub struct BootConfig {
     pub policy: Policy,
     /// In which order memory is captured.
     pub order: Order,
+    /// Which pages of memory are left out.
+    pub exclude: Exclude,
     /// How chunks are packed.
     pub codec: Ladder,
     /// Memory for the table of pages that were stored already, in KiB; 0 stores
@@ -229,6 +231,7 @@ impl Default for BootConfig {
             targets: Vec::new(),
             policy: Policy::KeepFirst,
             order: Order::Worth,
+            exclude: Exclude::NOTHING,
             codec: Ladder::default(),
             dedup_kib: DEDUP_KIB,
             chunk_pages: 64,
@@ -298,6 +301,7 @@ impl BootConfig {
         }
         writeln!(out, "policy {}", self.policy.name())?;
         writeln!(out, "order {}", if self.order == Order::Worth { "worth" } else { "address" })?;
+        writeln!(out, "exclude {}", self.exclude)?;
         writeln!(out, "codec {}", self.codec)?;
         writeln!(out, "dedup {}", self.dedup_kib)?;
         writeln!(out, "chunk-pages {}", self.chunk_pages)?;
@@ -386,6 +390,7 @@ impl BootConfig {
             }
             "policy" => self.policy = policy(value)?,
             "order" => self.order = order(value)?,
+            "exclude" => self.exclude = Exclude::parse(value)?,
             "codec" => self.codec = Ladder::parse(value)?,
             "dedup" => self.dedup_kib = number(value)?,
             "chunk-pages" => self.chunk_pages = number(value)?,

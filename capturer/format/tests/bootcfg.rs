@@ -11,6 +11,7 @@ use lifeboat_format::bootcfg::{
     SwapPlan, Watchdog,
 };
 use lifeboat_format::crc32;
+use lifeboat_format::exclude::{Exclude, Kind};
 use proptest::prelude::*;
 
 const VOLUME: &str = "00112233445566778899aabbccddeeff";
@@ -23,6 +24,7 @@ fn config() -> BootConfig {
         memory_source: MemorySource::Vmcore,
         policy: Policy::DropPulled,
         order: Order::Address,
+        exclude: Exclude::NOTHING.with(Kind::CachePrivate).with(Kind::Hwpoison),
         watchdog: Watchdog::Device("/dev/watchdog1".try_into().unwrap()),
         led: Some(Led { chip: "/dev/gpiochip0".try_into().unwrap(), line: 4, active_low: true }),
         seed: Some([0x5a; 32]),
@@ -88,6 +90,7 @@ fn lines_are_as_documented() {
         "lifeboat-boot 1",
         "policy drop-pulled",
         "order address",
+        "exclude zero,cache,cache-private,hwpoison",
         &format!("target volume={VOLUME}"),
         "escrow abababababababab,cdcdcdcdcdcdcdcd 616e206167652066696c65",
         "recipient ssh-ed25519 AAAA db admin",
@@ -100,6 +103,8 @@ fn lines_are_as_documented() {
     let head = "lifeboat-boot 1\ntarget partlabel=a\nrecipient r\n";
     let plain = BootConfig::parse(signed(head).as_bytes()).unwrap();
     assert_eq!((plain.policy, plain.order), (Policy::KeepFirst, Order::Worth));
+    // Older orders do not speak of it, and leave nothing out.
+    assert_eq!(plain.exclude, Exclude::NOTHING);
     for (word, policy) in [
         ("keep-first", Policy::KeepFirst),
         ("keep-latest", Policy::KeepLatest),
@@ -134,6 +139,11 @@ fn contradictions_and_unknown_words_are_refused() {
         (head, "swap-on uuid=1\nswap-on none\n", "none or devices"),
         (head, "policy keep-all\n", "keep-first, keep-latest or drop-pulled"),
         (head, "order random\n", "worth or address"),
+        (head, "exclude slab\n", "some of zero, free, cache, cache-private, user, offline"),
+        (head, "exclude \n", "some of zero"),
+        (head, "exclude free, user\n", "some of zero"),
+        (head, "exclude free,\n", "some of zero"),
+        (head, "exclude user,free,user\n", "twice"),
         (head, "target volume=0011\n", "32 hexadecimal digits"),
         (head, "target volume=00112233445566778899aabbccddeefg\n", "32 hexadecimal digits"),
         (head, "target path=/dev/sda\n", "partlabel, partuuid, parttype or volume only"),
@@ -176,7 +186,41 @@ fn the_longest_recipients_fit() {
     assert_eq!(BootConfig::parse(text.as_bytes()).unwrap(), c);
 }
 
+/// Any order of the words, with or without `zero`; `cache-private` says `cache` too.
+#[test]
+fn what_is_left_out_is_a_set_of_words() {
+    let parse = |text: &str| Exclude::parse(text).unwrap();
+    assert_eq!(Exclude::DEFAULT.to_string(), "zero,free,offline,hwpoison");
+    assert_eq!(parse("hwpoison,free,offline"), Exclude::DEFAULT);
+    assert_eq!(parse("zero"), Exclude::NOTHING);
+    assert!(!parse("zero").needs_records() && parse("offline").needs_records());
+    let cache = parse("cache-private");
+    assert_eq!(
+        (cache.to_string().as_str(), cache),
+        ("zero,cache,cache-private", parse("cache-private,cache"))
+    );
+    assert!(!parse("cache").has(Kind::CachePrivate));
+    assert_eq!(format!("{:?}", parse("user")), "Exclude(zero,user)");
+}
+
 proptest! {
+    /// Every set comes back from its text, alone and as a line of the orders.
+    #[test]
+    fn exclusions_round_trip(kinds in proptest::collection::vec(0usize..7, 0..8)) {
+        let set = kinds.iter().fold(Exclude::NOTHING, |set, k| set.with(Kind::ALL[*k]));
+        prop_assert!(kinds.iter().all(|k| set.has(Kind::ALL[*k])));
+        prop_assert_eq!(Exclude::parse(&set.to_string()), Ok(set));
+        let c = BootConfig { exclude: set, ..config() };
+        prop_assert_eq!(BootConfig::parse(text_of(&c).as_bytes()).unwrap().exclude, set);
+    }
+
+    #[test]
+    fn hostile_exclusions_never_panic(text in "[a-z,\\- ]{0,40}") {
+        if let Ok(set) = Exclude::parse(&text) {
+            prop_assert_eq!(Exclude::parse(&set.to_string()), Ok(set));
+        }
+    }
+
     #[test]
     fn hostile_lines_never_panic(lines in "([a-z-]{1,16} [ -~]{0,40}\n){0,12}") {
         let _ = BootConfig::parse(signed(&format!("lifeboat-boot 1\n{lines}")).as_bytes());
@@ -185,11 +229,11 @@ proptest! {
     /// Lines with keys that are known and values that are not.
     #[test]
     fn hostile_values_never_panic(
-        lines in proptest::collection::vec((0usize..12, "[ -~]{0,60}"), 0..12)
+        lines in proptest::collection::vec((0usize..13, "[ -~]{0,60}"), 0..12)
     ) {
-        const KEYS: [&str; 12] = [
+        const KEYS: [&str; 13] = [
             "policy", "order", "escrow", "target", "swap", "recipient", "codec", "led", "seed",
-            "watchdog", "armed-at", "deadline",
+            "watchdog", "armed-at", "deadline", "exclude",
         ];
         let body: String = lines.iter().map(|(k, v)| format!("{} {v}\n", KEYS[*k])).collect();
         let text = signed(&format!("lifeboat-boot 1\ntarget partlabel=a\nrecipient r\n{body}"));

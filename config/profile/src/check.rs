@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use lifeboat_format::bootcfg::{
     self, Action, Led, MemorySource, Order, Policy, Selector, SwapPlan, Watchdog,
 };
+use lifeboat_format::exclude::{Exclude, Kind};
 
 use crate::cmdline;
 use crate::defect::Defect;
@@ -92,6 +93,7 @@ pub(crate) fn profile(
     );
     let cmdline_words = words(&mut c, &raw.kernel, deadline_s);
     let (crashkernel_mib, image_budget_mib) = reservation(&mut c, &raw.reservation);
+    let exclude = exclude(&mut c, raw.capture.exclude.as_deref());
     let packing = packing::check(&mut c, &raw.capture, cpus, crashkernel_mib);
     let console = console(&mut c, raw.console);
     let led = raw.led.and_then(|led| self::led(&mut c, &led));
@@ -110,6 +112,7 @@ pub(crate) fn profile(
         swap,
         policy: policy(raw.volume.policy),
         order: order(raw.capture.order),
+        exclude,
         codec: packing.codec,
         dedup_kib: packing.dedup_kib,
         chunk_pages: packing.chunk_pages,
@@ -162,6 +165,28 @@ fn order(raw: Option<raw::Order>) -> Order {
         None | Some(raw::Order::Worth) => Order::Worth,
         Some(raw::Order::Address) => Order::Address,
     }
+}
+
+/// What is left out; an empty list leaves out zero pages only.
+fn exclude(c: &mut Checker<'_>, raw: Option<&[raw::Exclude]>) -> Exclude {
+    use raw::Exclude as Word;
+    let Some(words) = raw else { return Exclude::DEFAULT };
+    let mut out = Exclude::NOTHING;
+    for (n, word) in words.iter().enumerate() {
+        if words.iter().take(n).any(|before| before == word) {
+            c.bad(&format!("capture.exclude.{n}"), "the same word twice", "remove one of them");
+        }
+        out = out.with(match word {
+            Word::Zero => Kind::Zero,
+            Word::Free => Kind::Free,
+            Word::Cache => Kind::Cache,
+            Word::CachePrivate => Kind::CachePrivate,
+            Word::User => Kind::User,
+            Word::Offline => Kind::Offline,
+            Word::Hwpoison => Kind::Hwpoison,
+        });
+    }
+    out
 }
 
 fn action(raw: Option<raw::Action>) -> Action {

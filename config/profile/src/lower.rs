@@ -133,6 +133,7 @@ fn plain(profile: &Profile) -> BootConfig {
         dedup_kib: profile.dedup_kib,
         policy: profile.policy,
         order: profile.order,
+        exclude: profile.exclude,
         chunk_pages: profile.chunk_pages,
         workers: profile.workers,
         watchdog: profile.watchdog.clone(),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lifeboat_format::Exclude;
 use lifeboat_format::bootcfg::{
     Action, Ladder, Led, MemorySource, Order, Policy, Selector, SwapPlan, Watchdog,
 };
@@ -81,6 +82,8 @@ pub struct Profile {
     pub policy: Policy,
     /// In which order memory is captured.
     pub order: Order,
+    /// Which pages of memory are left out.
+    pub exclude: Exclude,
     /// Whether dumps are encrypted.
     pub encrypt: bool,
     /// Who may open a dump.

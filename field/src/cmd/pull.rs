@@ -4,13 +4,14 @@
 //! zeros and reported, their chunk fails its checksum, and the exit code is 3.
 //! Such a dump is not marked as pulled, so that `clear` still asks for `--force`.
 //! A dump that was never committed is copied up to its last good chunk.
-
-use std::os::unix::fs::FileExt;
+//!
+//! Reading, checking and writing overlap: a copy takes as long as the slower disk.
 
 use lifeboat_field::dump::{Parts, ReadAt as _};
+use lifeboat_field::stream::Stream;
 use lifeboat_format::header::HEADER_LEN;
-use lifeboat_sys::AlignedBuf;
 
+use super::ahead;
 use super::frames::{FrameCheck, Report};
 use super::summary::{self, State, Summary};
 use super::{scan, volumes};
@@ -19,8 +20,6 @@ use crate::device::Access;
 use crate::output::Output;
 use crate::ui::{self, Context as _, Ended, Failure, Outcome, progress, warn};
 
-/// Bytes read at a time.
-const STEP: usize = 4 << 20;
 /// Unit in which a failed read is tried again.
 const RETRY: usize = 4096;
 /// In a dump without a commit record, this far without a chunk is its end. More
@@ -141,33 +140,46 @@ impl Copy {
         let Some(header) = dump.header else {
             return Ok(Copied { len: 0, lost: 0, report: Report::default() });
         };
-        let first = HEADER_LEN as u64;
-        let mut check = FrameCheck::new(header.dump_id, first);
-        let bar = progress(self.len, "pull");
-        let mut buf = AlignedBuf::new(STEP);
-        let (mut at, mut lost, mut hole) = (0u64, 0u64, 0u64);
-        while at < self.len && !(self.open && at > check.end().max(hole) + OPEN_END) {
-            // What is not here is no sign of the dump's end.
-            hole = self.source.hole(at).unwrap_or(hole);
-            let want = usize::try_from(self.len - at).unwrap_or(STEP).min(STEP);
-            let part = buf.get_mut(..want).unwrap_or_default();
-            lost += self.read(at, part);
-            out.file().write_all_at(part, at).context("writing the copy")?;
-            // Only chunks are fed: neither the header before nor the copy behind them.
-            let from = first.saturating_sub(at).min(want as u64);
-            let to = self.frames_end.saturating_sub(at).min(want as u64);
-            let range = usize::try_from(from).unwrap_or(0)..usize::try_from(to).unwrap_or(0);
-            check.feed(part.get(range).unwrap_or_default());
-            at += want as u64;
-            bar.set_position(at);
-        }
-        bar.finish_and_clear();
+        let mut check = FrameCheck::new(header.dump_id, HEADER_LEN as u64);
+        let lost = Stream::run(out.file(), |out| self.stream(out, &mut check))?;
         if self.open {
             let report = check.finish_open();
             out.file().set_len(report.end).context("cutting the copy")?;
             return Ok(Copied { len: report.end, lost, report });
         }
         Ok(Copied { len: self.len, lost, report: check.finish(dump.commit.map(|c| c.chunks)) })
+    }
+
+    /// Copies and checks while the next pieces are read and those before go to their disk.
+    /// Gives the bytes lost.
+    fn stream(&self, out: &Stream<'_>, check: &mut FrameCheck) -> Result<u64, Failure> {
+        let first = HEADER_LEN as u64;
+        let bar = progress(self.len, "pull");
+        let (mut at, mut lost, mut hole) = (0u64, 0u64, 0u64);
+        let copied = ahead::each_piece(
+            self.len,
+            |at, buf| self.read(at, buf),
+            |part, gone| {
+                if self.open && at > check.end().max(hole) + OPEN_END {
+                    return Ok(false);
+                }
+                // What is not here is no sign of the dump's end.
+                hole = self.source.hole(at).unwrap_or(hole);
+                lost += gone;
+                out.write_at(part, at).context("writing the copy")?;
+                // Only chunks are fed: neither the header before nor the copy behind them.
+                let want = part.len() as u64;
+                let from = first.saturating_sub(at).min(want);
+                let to = self.frames_end.saturating_sub(at).min(want);
+                let range = usize::try_from(from).unwrap_or(0)..usize::try_from(to).unwrap_or(0);
+                check.feed(part.get(range).unwrap_or_default());
+                at += want;
+                bar.set_position(at);
+                Ok(true)
+            },
+        );
+        bar.finish_and_clear();
+        copied.map(|()| lost)
     }
 
     /// Fills `buf`; what cannot be read stays zero. Gives the bytes lost.

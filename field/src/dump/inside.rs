@@ -2,7 +2,8 @@
 //!
 //! Memory: 48 bytes for each chunk that an index lists (index chunks are stored as
 //! they are, so that is less than twice their bytes in the dump), some 40 bytes for
-//! each stretch of pages, at most 2^24 stretches a space, and 16 MiB of tables.
+//! each stretch of pages and each run of copies, at most 2^24 of them a space, and 16 MiB
+//! of tables.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -11,12 +12,13 @@ use std::sync::{Mutex, PoisonError};
 use lifeboat_crypt::Opener;
 use lifeboat_format::{
     ChunkHeader, ChunkKind, Codec, CommitRecord, IndexEntry, IndexHead, PAGE, PageClass, PageRange,
+    Pfn,
 };
 
 use super::error::covers;
 use super::open::Meta;
 use super::verdict::{Finding, FindingKind, KEPT, PageTotals, Verdict};
-use super::{Decoder, DumpError, RangeSet, index, subtract};
+use super::{Decoder, DumpError, MAX_STRETCHES, RangeSet, index, merge, subtract};
 
 /// Most bytes of meta chunks that are put together.
 const MAX_META: usize = 16 << 20;
@@ -28,12 +30,23 @@ pub(crate) struct Look {
 }
 
 enum Found {
-    /// Pages by class, and those that the chunk answers for.
-    Pages(PageTotals, Vec<PageRange>),
+    Pages(Pages),
     Index(IndexHead, Vec<IndexEntry>),
     Meta(Vec<u8>),
     Text,
     Bad(String),
+}
+
+/// The pages of a chunk.
+#[derive(Default)]
+struct Pages {
+    totals: PageTotals,
+    /// Those that the chunk answers for.
+    claims: Vec<PageRange>,
+    /// Those of memory whose contents are here.
+    stored: Vec<PageRange>,
+    /// Those that have the contents of memory from a page on.
+    copies: Vec<(PageRange, Pfn)>,
 }
 
 /// One thread's work: until the queue is empty and closed.
@@ -69,24 +82,23 @@ fn look_into(
     })?;
     Ok(match header.kind {
         ChunkKind::Memory | ChunkKind::Swap => {
-            let mut totals = PageTotals::default();
+            let mut found = Pages { claims: chunk.claims(), ..Pages::default() };
             for piece in chunk.pieces() {
-                let class = match piece.class {
-                    PageClass::Data => &mut totals.data,
-                    PageClass::Zero => &mut totals.zero,
-                    PageClass::Unreadable => &mut totals.unreadable,
-                    PageClass::Excluded => &mut totals.excluded,
-                    PageClass::Fill(_) => &mut totals.fill,
-                    PageClass::Same(_) => &mut totals.same,
-                    PageClass::Elsewhere => continue,
-                };
-                *class = class.saturating_add(piece.pages);
+                let pages = PageRange::new(piece.first.0, piece.first.0 + piece.pages);
+                match piece.class {
+                    PageClass::Data if header.kind == ChunkKind::Memory => {
+                        found.stored.push(pages);
+                    }
+                    PageClass::Same(source) => found.copies.push((pages, source)),
+                    _ => {}
+                }
+                found.totals.count(piece.class, piece.pages);
             }
             let told = u64::from(header.missing_pages);
-            if totals.unreadable.min(u64::from(u32::MAX)) != told {
+            if found.totals.unreadable.min(u64::from(u32::MAX)) != told {
                 return Err("its header miscounts its unreadable pages".to_owned());
             }
-            Found::Pages(totals, chunk.claims())
+            Found::Pages(found)
         }
         ChunkKind::Index => {
             let (head, entries) = index::parse_part(chunk.plain())?;
@@ -113,6 +125,12 @@ pub(crate) struct Inside {
     pub(crate) more_findings: u64,
     /// Pages that chunks answer for: of memory (`None`) and of each swap device.
     spaces: BTreeMap<Option<u16>, RangeSet>,
+    /// Pages of memory whose contents are stored.
+    stored: RangeSet,
+    /// Pages of a space that have the contents of memory from a page on; at most
+    /// [`MAX_STRETCHES`].
+    copies: Vec<(Option<u16>, PageRange, Pfn)>,
+    more_copies: bool,
 }
 
 impl Inside {
@@ -145,7 +163,7 @@ impl Inside {
                 self.index.insert(header.offset.0, (head, entries));
             }
             Found::Meta(plain) => self.take_meta(&header, plain),
-            Found::Pages(totals, claims) => self.take_pages(&header, &totals, claims),
+            Found::Pages(pages) => self.take_pages(&header, pages),
         }
     }
 
@@ -164,18 +182,20 @@ impl Inside {
         self.add(Finding::of(FindingKind::Meta, header, text));
     }
 
-    fn take_pages(&mut self, header: &ChunkHeader, n: &PageTotals, claims: Vec<PageRange>) {
+    fn take_pages(&mut self, header: &ChunkHeader, found: Pages) {
         let (total, space) = match header.kind {
             ChunkKind::Memory => (&mut self.memory, None),
             _ => (&mut self.swap, Some(header.device)),
         };
-        total.data = total.data.saturating_add(n.data);
-        total.zero = total.zero.saturating_add(n.zero);
-        total.unreadable = total.unreadable.saturating_add(n.unreadable);
-        total.excluded = total.excluded.saturating_add(n.excluded);
+        total.add(&found.totals);
+        found.stored.into_iter().for_each(|pages| self.stored.insert(pages, &mut |_| ()));
+        self.more_copies |= self.copies.len() + found.copies.len() > MAX_STRETCHES;
+        if !self.more_copies {
+            self.copies.extend(found.copies.into_iter().map(|(pages, from)| (space, pages, from)));
+        }
         let set = self.spaces.entry(space).or_default();
         let mut twice: Option<PageRange> = None;
-        for claim in claims {
+        for claim in found.claims {
             set.insert(claim, &mut |again| {
                 twice.get_or_insert(again);
             });
@@ -196,11 +216,19 @@ impl Inside {
         commit: Option<&CommitRecord>,
         verdict: &mut Verdict,
     ) {
-        verdict.missing_known = !self.spaces.values().any(RangeSet::overflown);
+        let mut sets = self.spaces.values().chain([&self.stored]);
+        verdict.missing_known = !self.more_copies && !sets.any(RangeSet::overflown);
         if !verdict.missing_known {
             return;
         }
-        let held = |space| self.spaces.get(&space).map(RangeSet::ranges).unwrap_or_default();
+        let Some(mut lost) = self.lost_copies() else {
+            verdict.missing_known = false;
+            return;
+        };
+        let mut held = |space| {
+            let held = self.spaces.get(&space).map(RangeSet::ranges).unwrap_or_default();
+            subtract(&held, &merge(lost.remove(&space).unwrap_or_default()))
+        };
         // What nobody asked for is not missing.
         if commit.is_none_or(|c| c.memory.asked > 0) {
             for pages in subtract(&meta.ranges, &held(None)) {
@@ -215,5 +243,30 @@ impl Inside {
                 }
             }
         }
+    }
+
+    /// Pages of each space that are to have the contents of others which are in no sound
+    /// chunk. Nothing if they are too scattered.
+    fn lost_copies(&self) -> Option<BTreeMap<Option<u16>, Vec<PageRange>>> {
+        let stored = self.stored.ranges();
+        let mut lost: BTreeMap<_, Vec<PageRange>> = BTreeMap::new();
+        let mut count = 0usize;
+        for (space, pages, source) in &self.copies {
+            let from = PageRange::new(source.0, source.0.saturating_add(pages.pages()));
+            let near = stored.partition_point(|r| r.end <= from.start);
+            let near = stored.get(near..).unwrap_or_default();
+            let near = near.get(..near.partition_point(|r| r.start < from.end)).unwrap_or(near);
+            let page = |source: Pfn| pages.start.0 + (source.0 - from.start.0);
+            let gone = subtract(&[from], near);
+            count += gone.len();
+            if count > MAX_STRETCHES {
+                return None;
+            }
+            if !gone.is_empty() {
+                let gone = gone.iter().map(|g| PageRange::new(page(g.start), page(g.end)));
+                lost.entry(*space).or_default().extend(gone);
+            }
+        }
+        Some(lost)
     }
 }

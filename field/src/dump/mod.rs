@@ -12,6 +12,7 @@ mod decode;
 mod ends;
 mod error;
 mod file;
+mod hasher;
 mod index;
 mod inside;
 mod open;

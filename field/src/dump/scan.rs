@@ -10,9 +10,9 @@ use std::ops::Range;
 
 use lifeboat_format::chunk::HEADER_LEN;
 use lifeboat_format::{CHUNK_ALIGN, ChunkHeader, FormatError, Id};
-use sha2::{Digest, Sha256};
 
 use super::ReadAt;
+use super::hasher::Hasher;
 
 /// Bytes read at a time; a frame may be a little longer.
 const READ: usize = 4 << 20;
@@ -99,7 +99,7 @@ pub struct Scanner<'s> {
     buf: Vec<u8>,
     buf_at: u64,
     patience: u64,
-    hash: Option<Sha256>,
+    hash: Option<Hasher>,
     hashed: u64,
 }
 
@@ -130,10 +130,10 @@ impl<'s> Scanner<'s> {
         self
     }
 
-    /// Computes the SHA-256 of the whole source on the way.
+    /// Computes the SHA-256 of the whole source on the way, on a thread of its own.
     #[must_use]
     pub fn hashing(mut self) -> Self {
-        self.hash = Some(Sha256::new());
+        self.hash = Hasher::new();
         // What lies before the chunks is not walked over.
         let head = usize::try_from(self.pos).unwrap_or(0);
         let mut bytes = vec![0; head];
@@ -175,7 +175,7 @@ impl<'s> Scanner<'s> {
             self.src.read_exact_at(self.hashed, &mut bytes).ok()?;
             self.absorb(&bytes);
         }
-        self.hash.take().map(|h| h.finalize().into())
+        self.hash.take().and_then(Hasher::finish)
     }
 
     /// Makes `[off, off + len)` part of the buffer.

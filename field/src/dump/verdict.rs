@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use lifeboat_format::chunk::frame_len;
 use lifeboat_format::commit::PageCounts;
-use lifeboat_format::{ChunkHeader, ChunkKind, IndexEntry, PageRange};
+use lifeboat_format::{ChunkHeader, ChunkKind, IndexEntry, PageClass, PageRange};
 use serde::Serialize;
 
 /// Findings that are kept in full; further ones are counted.
@@ -197,6 +197,36 @@ pub struct PageTotals {
 }
 
 impl PageTotals {
+    /// Counts `pages` more of a class.
+    pub(crate) fn count(&mut self, class: PageClass, pages: u64) {
+        let of = match class {
+            PageClass::Data => &mut self.data,
+            PageClass::Zero => &mut self.zero,
+            PageClass::Unreadable => &mut self.unreadable,
+            PageClass::Excluded => &mut self.excluded,
+            PageClass::Fill(_) => &mut self.fill,
+            PageClass::Same(_) => &mut self.same,
+            PageClass::Elsewhere => return,
+        };
+        *of = of.saturating_add(pages);
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        // Every field, or this does not compile.
+        let Self { data, zero, unreadable, excluded, fill, same } = other;
+        let to = [
+            (&mut self.data, data),
+            (&mut self.zero, zero),
+            (&mut self.unreadable, unreadable),
+            (&mut self.excluded, excluded),
+            (&mut self.fill, fill),
+            (&mut self.same, same),
+        ];
+        for (to, more) in to {
+            *to = to.saturating_add(*more);
+        }
+    }
+
     /// Whether a commit record counts the same.
     #[must_use]
     pub fn agrees(&self, counts: &PageCounts) -> bool {

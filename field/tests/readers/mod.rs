@@ -59,6 +59,8 @@ pub struct Kdump {
     pub bitmap1: Vec<u8>,
     pub bitmap2: Vec<u8>,
     pub descs: usize,
+    /// Bits of bitmap 2 before each of its bytes.
+    before: Vec<u32>,
 }
 
 impl Kdump {
@@ -71,7 +73,13 @@ impl Kdump {
         let half = blocks / 2 * 4096;
         let bitmap1 = bytes[at..at + half].to_vec();
         let bitmap2 = bytes[at + half..at + 2 * half].to_vec();
-        Self { bytes, bitmap1, bitmap2, descs: at + 2 * half }
+        let mut sum = 0;
+        let count = |b: &u8| {
+            sum += b.count_ones();
+            sum - b.count_ones()
+        };
+        let before = bitmap2.iter().map(count).collect();
+        Self { bytes, bitmap1, bitmap2, descs: at + 2 * half, before }
     }
     pub fn bit(map: &[u8], pfn: u64) -> bool {
         map.get((pfn / 8) as usize).is_some_and(|b| b >> (pfn % 8) & 1 == 1)
@@ -80,9 +88,9 @@ impl Kdump {
         if !Self::bit(&self.bitmap2, pfn) {
             return None;
         }
-        let rank: u32 =
-            self.bitmap2[..(pfn / 8) as usize].iter().map(|b| b.count_ones()).sum::<u32>()
-                + (self.bitmap2[(pfn / 8) as usize] & ((1u16 << (pfn % 8)) - 1) as u8).count_ones();
+        let byte = (pfn / 8) as usize;
+        let below = self.bitmap2[byte] & ((1u16 << (pfn % 8)) - 1) as u8;
+        let rank = self.before[byte] + below.count_ones();
         let desc = self.descs + rank as usize * 24;
         let (at, size, flags) = (
             u64_at(&self.bytes, desc) as usize,

@@ -10,13 +10,13 @@ use lifeboat_format::header::HEADER_LEN;
 use lifeboat_format::{BLOCK, ChunkKind, SlotState};
 use lifeboat_join::{BUFFERS, CryptSeal, Disk, Prints};
 use lifeboat_sink::{Chain, FileDev, Head as PartHead};
-use lifeboat_sources::worth::Worth;
 use lifeboat_sources::{AnyMemory, OldMemory, SourceKind, open_auto};
 
 use crate::console::{say, with_record};
 use crate::cost::{self, Interrupts};
-use crate::pages::{self, Pages, Readers};
+use crate::pages::{Pages, Readers};
 use crate::phase::{Journal, Phase};
+use crate::places::Records;
 use crate::pool::Hand;
 use crate::supervisor::Supervisor;
 use crate::swap::Swaps;
@@ -49,7 +49,7 @@ pub(crate) fn run(
         supervisor,
         memory: &ready.memory,
         swaps: &ready.swaps,
-        worth: ready.worth.as_ref(),
+        records: ready.records.as_ref(),
         frames: &ready.frames,
         tuner: &ready.tuner,
         twins: ready.twins.as_ref(),
@@ -66,7 +66,7 @@ pub(crate) fn run(
 struct Ready {
     memory: AnyMemory,
     swaps: Swaps,
-    worth: Option<Worth>,
+    records: Option<Records>,
     frames: SharedWriter,
     tuner: Tuner,
     twins: Option<Twins>,
@@ -119,7 +119,7 @@ impl Ready {
         target.report();
 
         enter(Phase::Head);
-        let worth = pages::worth(config, &memory);
+        let records = Records::open(config, &memory);
         let head = head::Head::gather(config, &memory, &swaps, &target)?;
         let mut workers = make_workers(config)?;
         let twins = make_twins(config, &mut workers)?;
@@ -141,7 +141,7 @@ impl Ready {
         );
         let (frames, tuner) = (Shared::new(frames), Tuner::new(config.codec.methods()));
         let ready =
-            Self { memory, swaps, worth, frames, tuner, twins, interrupts, asked, name, reads };
+            Self { memory, swaps, records, frames, tuner, twins, interrupts, asked, name, reads };
         Ok((ready, workers))
     }
 
@@ -150,7 +150,7 @@ impl Ready {
         let ahead = self.swaps.read_ahead(self.reads, workers.len());
         let hand = |worker| {
             let swap = self.swaps.reader(ahead);
-            let readers = Readers::open(&self.memory, self.worth.as_ref(), swap)?;
+            let readers = Readers::open(&self.memory, self.records.as_ref(), swap)?;
             Ok(Hand { worker, sources: Box::new(readers) })
         };
         workers.into_iter().map(hand).collect()

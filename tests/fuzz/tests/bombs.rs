@@ -58,6 +58,39 @@ fn bomb(kind: ChunkKind) -> Vec<u8> {
     script::assemble_within(&ops, Limits { chunks: 1000, repeated: 4 << 30 })
 }
 
+/// Single zero pages with thousands of others between them: marks all over.
+fn scattered() -> Vec<u8> {
+    let mut plain = u32::try_from(MAX_RUNS).unwrap().to_le_bytes().to_vec();
+    for n in 0..MAX_RUNS {
+        let run: u64 = if n % 2 == 0 { 4 << 56 | 4095 } else { 1 << 56 | 1 };
+        plain.extend(run.to_le_bytes());
+    }
+    let pages = MAX_RUNS as u64 / 2 * 4096;
+    layers((0..CHUNKS).map(|n| chunk(ChunkKind::Memory, n * pages, pages, 0, &plain)))
+}
+
+/// Very many pages, which are all to have the contents of one that there is not.
+fn copies() -> Vec<u8> {
+    let mut plain = 2u32.to_le_bytes().to_vec();
+    plain.extend((6u64 << 56 | 1 << 33).to_le_bytes());
+    plain.extend((1u64 << 40).to_le_bytes());
+    layers(std::iter::once(chunk(ChunkKind::Memory, 0, 1 << 33, 0, &plain)))
+}
+
+/// A dump of these chunks of the first layer.
+fn layers(chunks: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
+    let mut ops = Vec::new();
+    script::push(&mut ops, 0, 0, &dump::plain_header());
+    script::push(&mut ops, 1, 0, b"LBKEYS\0\x01");
+    for mut body in chunks {
+        body[35] = 1;
+        script::push(&mut ops, 2, 0, &body);
+    }
+    script::push(&mut ops, 2, 0, &chunk(ChunkKind::Index, 0, 0, 0, &[]));
+    script::push(&mut ops, 3, 0, &dump::plain_commit());
+    script::assemble_within(&ops, Limits { chunks: 1000, repeated: 0 })
+}
+
 /// An index chunk that lists itself full, many times, compressed: refused.
 fn index_bomb() -> Vec<u8> {
     let mut ops = Vec::new();
@@ -92,7 +125,8 @@ fn a_small_dump_takes_little_whatever_it_claims() {
         ChunkKind::Swap,
     ];
     let bombs = kinds.map(|k| (k.name(), bomb(k)));
-    for (name, bytes) in bombs.into_iter().chain([("index", index_bomb())]) {
+    let others = [("index", index_bomb()), ("scattered", scattered()), ("copies", copies())];
+    for (name, bytes) in bombs.into_iter().chain(others) {
         assert!(bytes.len() < 512 << 10, "{name}: {} bytes", bytes.len());
         let reader = Target { name, run: |b| dump::read(b.to_vec()), max_len: 0, max_heap: bound };
         let start = Instant::now();

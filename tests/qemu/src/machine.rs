@@ -316,6 +316,23 @@ impl Machine {
         self.ram.as_ref().map(|r| &*r.0).ctx("the memory of a sparse machine is in no file")
     }
 
+    /// Asks the guest for memory, so that it keeps no more than this many bytes.
+    ///
+    /// # Errors
+    /// When QEMU refuses, or the guest does not do it within a minute.
+    pub fn balloon(&mut self, keep: u64) -> Res<()> {
+        self.qmp.run("balloon", json!({ "value": keep }))?;
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let now = self.qmp.run("query-balloon", json!({}))?;
+            if now.get("actual").and_then(Value::as_u64).is_some_and(|a| a <= keep) {
+                return Ok(());
+            }
+            ensure(Instant::now() < end, format_args!("the balloon stays small: {now}"))?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Copies the machine's memory to a file, holes kept.
     ///
     /// # Errors
@@ -387,6 +404,8 @@ fn qemu(setup: &Setup<'_>, ram: Option<&Path>) -> Command {
         command.arg("-drive").arg(second_drive(path));
         command.args(["-device", "virtio-blk-pci,id=second,drive=d1,num-queues=2"]);
     }
+    // A guest that has its driver gives memory back when it is told to.
+    command.args(["-device", "virtio-balloon-pci,id=balloon"]);
     if setup.watchdog {
         command.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
     }
