@@ -90,7 +90,8 @@ pub fn plan(name: &'static str, memory_mib: u64) -> Plan {
         // One more than the workers: the boot CPU stays out of a crash kernel.
         cpus: 3,
         crashkernel: format!("{}M", SEARCH.1),
-        profile: &[("workers", "2")],
+        // What is left out is left to the board, as anywhere but in these tests.
+        profile: &[("workers", "2"), ("exclude", "[\"free\", \"offline\", \"hwpoison\"]")],
         ..Plan::named(name)
     }
 }
