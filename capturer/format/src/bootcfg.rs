@@ -174,6 +174,9 @@ pub struct BootConfig {
     pub memory: bool,
     /// Which swap devices are captured.
     pub swap: SwapPlan,
+    /// With `swap auto`, the devices that were swapped to when the host was armed: these are
+    /// waited for. `None` where nobody looked, as in an image's own configuration.
+    pub swap_on: Option<Vec<Selector, MAX_DEVICES>>,
     /// Where to write, in order of preference.
     pub targets: Vec<Selector, MAX_DEVICES>,
     /// What may go to make room.
@@ -224,6 +227,7 @@ impl Default for BootConfig {
             memory_source: MemorySource::Auto,
             memory: true,
             swap: SwapPlan::Auto,
+            swap_on: None,
             targets: Vec::new(),
             policy: Policy::KeepFirst,
             order: Order::Worth,
@@ -280,6 +284,15 @@ impl BootConfig {
             SwapPlan::List(list) => {
                 for s in list {
                     writeln!(out, "swap {s}")?;
+                }
+            }
+        }
+        match self.swap_on.as_deref() {
+            None => {}
+            Some([]) => writeln!(out, "swap-on none")?,
+            Some(list) => {
+                for s in list {
+                    writeln!(out, "swap-on {s}")?;
                 }
             }
         }
@@ -371,6 +384,7 @@ impl BootConfig {
             "source" => self.memory_source = source(value)?,
             "memory" => self.memory = flag(value)?,
             "swap" => self.set_swap(value)?,
+            "swap-on" => self.add_swap_on(value)?,
             "target" => {
                 self.targets.push(Selector::parse(value)?).map_err(|_| "more than 16 targets")?
             }
@@ -448,6 +462,14 @@ impl BootConfig {
         Ok(())
     }
 
+    fn add_swap_on(&mut self, value: &str) -> Result<(), &'static str> {
+        let list = self.swap_on.get_or_insert_default();
+        if value == "none" {
+            return if list.is_empty() { Ok(()) } else { Err("swap-on is none or devices") };
+        }
+        list.push(Selector::parse(value)?).map_err(|_| "more than 16 swap devices that are on")
+    }
+
     /// Contradictions that would make a capture fail or expose it.
     ///
     /// # Errors
@@ -469,6 +491,9 @@ impl BootConfig {
         }
         if !self.encrypt && self.escrow.is_some() {
             return Err("an escrow is there, but encrypt is none");
+        }
+        if self.swap_on.is_some() && self.swap != SwapPlan::Auto {
+            return Err("swap-on is for swap auto");
         }
         if !(1..=crate::chunk::MAX_CHUNK_PAGES).contains(&self.chunk_pages) {
             return Err("chunk-pages is from 1 to 1024");

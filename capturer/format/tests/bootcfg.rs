@@ -50,6 +50,21 @@ fn config() -> BootConfig {
     c
 }
 
+#[test]
+fn what_was_swapped_to_comes_back() {
+    let mut c = config();
+    for names in [&[][..], &["partuuid=ab-1"], &["partuuid=ab-1", "uuid=77"]] {
+        c.swap = SwapPlan::Auto;
+        c.swap_on = Some(names.iter().map(|n| Selector::parse(n).unwrap()).collect());
+        let text = text_of(&c);
+        assert_eq!(BootConfig::parse(text.as_bytes()).unwrap(), c);
+        let lines = text.lines().filter(|l| l.starts_with("swap-on ")).count();
+        assert_eq!(lines, names.len().max(1), "{text}");
+    }
+    c.swap_on = None;
+    assert!(!text_of(&c).contains("swap-on"), "nobody looked");
+}
+
 fn text_of(c: &BootConfig) -> String {
     let mut out = Box::new(heapless::String::<{ 64 << 10 }>::new());
     c.write(&mut *out, true).unwrap();
@@ -120,6 +135,8 @@ fn contradictions_and_unknown_words_are_refused() {
     let prints = format!("escrow {} 00\n", ["ab"; 9].map(|b| b.repeat(8)).join(","));
     for (head, body, want) in [
         (head, "colour red\n", "line 4: unknown key"),
+        (head, "swap none\nswap-on none\n", "swap-on is for swap auto"),
+        (head, "swap-on uuid=1\nswap-on none\n", "none or devices"),
         (head, "policy keep-all\n", "keep-first, keep-latest or drop-pulled"),
         (head, "order random\n", "worth or address"),
         (head, "exclude slab\n", "some of zero, free, cache, cache-private, user, offline"),

@@ -8,7 +8,7 @@ use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::commit::{IoMode, Outcome, SourceKind as Recorded};
 use lifeboat_format::header::HEADER_LEN;
 use lifeboat_format::{BLOCK, ChunkKind, SlotState};
-use lifeboat_join::{CryptSeal, Disk, Prints};
+use lifeboat_join::{BUFFERS, CryptSeal, Disk, Prints};
 use lifeboat_sink::{Chain, FileDev, Head as PartHead};
 use lifeboat_sources::{AnyMemory, OldMemory, SourceKind, open_auto};
 
@@ -30,9 +30,6 @@ pub(crate) fn now() -> u64 {
 
 pub(crate) type Writer = Frames<Disk<FileDev, Disks>, CryptSeal>;
 pub(crate) type SharedWriter = Shared<Disk<FileDev, Disks>, CryptSeal>;
-
-/// Bytes of all buffers between memory and disks, for writes and for reads ahead.
-const BUFFERS: usize = 4 << 20;
 
 /// Runs all phases. `Ok` means that a dump is committed, complete or partial.
 pub(crate) fn run(

@@ -38,8 +38,12 @@ pub struct Plan {
     pub bus: Bus,
     /// The guest's memory in MiB.
     pub memory_mib: u64,
+    /// Whether it is not in a file: may be more than the host has, cannot be copied.
+    pub sparse: bool,
+    /// The guest's CPUs.
+    pub cpus: u32,
     /// `crashkernel=`.
-    pub crashkernel: &'static str,
+    pub crashkernel: String,
     /// Size of the dump partition in MiB.
     pub dump_mib: u64,
     /// Keys of the board profile with other values, in the guest's copy of the image:
@@ -48,8 +52,6 @@ pub struct Plan {
     pub profile: &'static [(&'static str, &'static str)],
     /// What is appended to the crash kernel's command line, one word.
     pub append: &'static str,
-    /// CPUs of the machine.
-    pub cpus: u32,
     /// A page of the swap partition that the disk cannot read.
     pub bad_swap: Option<u64>,
     /// Whether there is a watchdog device.
@@ -71,11 +73,12 @@ impl Plan {
             victim: Victim::Cloud61,
             bus: Bus::Virtio,
             memory_mib: 1024,
-            crashkernel: "64M",
+            sparse: false,
+            cpus: 2,
+            crashkernel: "64M".to_owned(),
             dump_mib: 512,
             profile: &[],
             append: VERBOSE,
-            cpus: 2,
             bad_swap: None,
             watchdog: false,
             second: false,
@@ -202,13 +205,14 @@ impl Lab {
             vmlinuz: &ground.kernel.vmlinuz,
             initramfs: &initramfs,
             memory_mib: plan.memory_mib,
-            crashkernel: plan.crashkernel,
+            sparse: plan.sparse,
+            cpus: plan.cpus,
+            crashkernel: &plan.crashkernel,
             bus: plan.bus,
             disk: &ground.disk,
             second: second.as_deref(),
             log: None,
             saved: None,
-            cpus: plan.cpus,
             bad_sector: plan.bad_swap.map(|page| ground.disk.swap.start / 512 + page * 8),
             watchdog: plan.watchdog,
             work: &ground.work,

@@ -57,6 +57,11 @@ pub struct Setup<'a> {
     pub initramfs: &'a Path,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// Whether that memory is QEMU's own and not a file: larger than the host's, as long
+    /// as the guest does not touch it. It cannot be copied.
+    pub sparse: bool,
+    /// Its CPUs.
+    pub cpus: u32,
     /// Size of the crash kernel's reservation, as `crashkernel=` takes it.
     pub crashkernel: &'a str,
     /// How the disk is attached.
@@ -69,8 +74,6 @@ pub struct Setup<'a> {
     pub log: Option<&'a Path>,
     /// A stopped machine to go on with; nothing is booted then.
     pub saved: Option<&'a Saved>,
-    /// How many CPUs it has.
-    pub cpus: u32,
     /// A sector of the disk that cannot be read, of 512 bytes.
     pub bad_sector: Option<u64>,
     /// Whether the machine has an i6300esb watchdog that resets it.
@@ -94,7 +97,8 @@ pub struct Machine {
     child: Child,
     qmp: Qmp,
     orders: UnixStream,
-    ram: Scrap,
+    /// `None` where memory is in no file.
+    ram: Option<Scrap>,
     ram_bytes: u64,
     /// The first serial port: victim's kernel, crash kernel and its PID 1.
     pub console: Console,
@@ -121,16 +125,16 @@ impl Machine {
     pub fn start(setup: &Setup<'_>) -> Res<Self> {
         let work = setup.work;
         let ram_bytes = setup.memory_mib << 20;
-        let ram = ram_file(work, ram_bytes);
-        if let Some(saved) = setup.saved {
-            copy_sparse(&saved.ram, 0, ram_bytes, &ram)?;
+        let ram = (!setup.sparse).then(|| Scrap(ram_file(work, ram_bytes)));
+        if let (Some(saved), Some(ram)) = (setup.saved, &ram) {
+            copy_sparse(&saved.ram, 0, ram_bytes, &ram.0)?;
         }
         let (qmp, serial) = (work.join("qmp.sock"), work.join("control.sock"));
         for old in [&qmp, &serial] {
             let _ = fs::remove_file(old);
         }
         let errors = File::create(work.join("qemu.log")).ctx("qemu.log")?;
-        let mut command = qemu(setup, &ram);
+        let mut command = qemu(setup, ram.as_ref().map(|r| &*r.0));
         command
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", qmp.display()))
@@ -155,7 +159,7 @@ impl Machine {
             control: Console::follow("control port", start, answers, log("control.log")?),
             orders,
             child,
-            ram: Scrap(ram),
+            ram,
             ram_bytes,
             start,
         };
@@ -307,9 +311,11 @@ impl Machine {
     }
 
     /// The file that is the machine's memory; it goes with the machine.
-    #[must_use]
-    pub fn ram(&self) -> &Path {
-        &self.ram.0
+    ///
+    /// # Errors
+    /// When its memory is in no file.
+    pub fn ram(&self) -> Res<&Path> {
+        self.ram.as_ref().map(|r| &*r.0).ctx("the memory of a sparse machine is in no file")
     }
 
     /// Asks the guest for memory, so that it keeps no more than this many bytes.
@@ -332,9 +338,9 @@ impl Machine {
     /// Copies the machine's memory to a file, holes kept.
     ///
     /// # Errors
-    /// When a file fails.
+    /// When a file fails, or the memory is in none.
     pub fn save_ram(&self, to: &Path) -> Res<()> {
-        copy_sparse(&self.ram.0, 0, self.ram_bytes, to)
+        copy_sparse(self.ram()?, 0, self.ram_bytes, to)
     }
 
     /// Waits for QEMU to end, which it does at a power-off.
@@ -370,15 +376,23 @@ fn ram_file(work: &Path, bytes: u64) -> PathBuf {
     work.join("ram")
 }
 
-fn qemu(setup: &Setup<'_>, ram: &Path) -> Command {
+fn qemu(setup: &Setup<'_>, ram: Option<&Path>) -> Command {
     let mib = setup.memory_mib;
     let mut command = Command::new("qemu-system-x86_64");
+    command.args(["-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max"]).args([
+        "-smp",
+        &setup.cpus.to_string(),
+        "-m",
+        &format!("{mib}M"),
+    ]);
+    match ram {
+        None => command.args(["-machine", "q35"]),
+        Some(path) => command.args(["-machine", "q35,memory-backend=ram", "-object"]).arg(format!(
+            "memory-backend-file,id=ram,size={mib}M,share=on,mem-path={}",
+            path.display()
+        )),
+    };
     command
-        .args(["-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max"])
-        .args(["-smp", &setup.cpus.to_string()])
-        .args(["-machine", "q35,memory-backend=ram", "-m", &format!("{mib}M")])
-        .arg("-object")
-        .arg(format!("memory-backend-file,id=ram,size={mib}M,share=on,mem-path={}", ram.display()))
         .arg("-drive")
         .arg(first_drive(setup))
         .args(["-device", setup.bus.device()])

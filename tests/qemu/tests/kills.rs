@@ -78,6 +78,8 @@ impl Scene {
             vmlinuz: &self.ground.kernel.vmlinuz,
             initramfs: &self.initramfs,
             memory_mib: MEMORY_MIB,
+            sparse: false,
+            cpus: 2,
             crashkernel: "64M",
             bus: Bus::Virtio,
             disk,

@@ -13,8 +13,6 @@
 
 mod machine;
 
-#[path = "../../../../initramfs/init/src/join.rs"]
-mod join;
 #[allow(dead_code, reason = "PID 1 asks for more than this test")]
 #[path = "../../../../initramfs/init/src/pool.rs"]
 mod pool;
@@ -23,20 +21,21 @@ use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lifeboat_crypt::{DataKey, Sealer};
+use lifeboat_crypt::{DataKey, PagePrint, Sealer};
 use lifeboat_engine::{
-    CommitFacts, Cursor, EngineError, Frames, Input, Job, Monitor, PageRead, ReadFault, Worker,
+    CommitFacts, Cursor, EngineError, Frames, Input, Job, Monitor, PageRead, ReadFault, Shared,
+    Tuner, Twins, Worker,
 };
-use lifeboat_format::bootcfg::Policy;
+use lifeboat_format::bootcfg::{Ladder, Policy};
 use lifeboat_format::commit::{MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::{HEADER_LEN, KEY_AREA_LEN};
 use lifeboat_format::{
     BLOCK, ChunkKind, Cipher, DumpHeader, FORMAT_VERSION, Layer, PageRange, Pfn, SlotState,
     text_field,
 };
+use lifeboat_join::{CryptSeal, Disk, Prints};
 use lifeboat_sink::{Candidate, Chain, Event, FileDev, Head, Host, Placement, Volume};
 use lifeboat_sources::blockdev::Block;
 use lifeboat_sources::swap::{SwapDevice, SwapHeader};
@@ -44,7 +43,6 @@ use lifeboat_sources::swapread::{ReadAhead, SwapReader};
 use lifeboat_sys::{Lane, QueueMode, Sealing, WriteQueue, seal};
 use rustix::fs::{SealFlags, fcntl_add_seals};
 
-use join::{CryptSeal, Disk};
 use machine::{ID, Layers, MEMORY, SWAP, key, page_of};
 use pool::{Hand, Sources, Task};
 
@@ -260,6 +258,8 @@ fn main() {
             label: String::new(),
         },
     };
+    let ladder = Ladder::default();
+    let (tuner, twins) = (Tuner::new(ladder.methods()), Twins::new(256 << 10));
     let hand = |n: usize| {
         let ahead = ReadAhead { depth: 3 + n, len: 64 << 10 };
         let readers = Readers {
@@ -267,18 +267,24 @@ fn main() {
             layers: Layers,
             swap: Swap(SwapReader::open([(&swap, order.mode)], ahead)),
         };
-        let worker = Worker::new(Some(1), 64).unwrap();
+        let mut worker = lifeboat_join::worker(&ladder, 64).unwrap();
+        worker.look_for_twins(Box::new(Prints(PagePrint::new(&[3; 32]).unwrap())));
         Hand { worker, sources: Box::new(readers) }
     };
     let mut hands: Vec<Hand<'_>> = (0..3).map(hand).collect();
-    let frames = Mutex::new(begin(&order, &mut hands[0].worker));
+    let frames = Shared::new(begin(&order, &mut hands[0].worker));
     let limit = if order.fault == "deadline" { 20_000 } else { u64::MAX };
     let clock = Clock(AtomicU64::new(limit));
     let (memory, swap) = ([MEMORY], [SWAP]);
     let layers = Layer::BY_WORTH.map(|layer| (0, layer, Cursor::new(&memory)));
     let all: Vec<_> = layers.into_iter().chain([(1, Layer::Address, Cursor::new(&swap))]).collect();
-    let tasks: Vec<Task<'_>> =
-        all.iter().map(|(source, layer, cursor)| task(*source, *layer, cursor, &clock)).collect();
+    let tasks: Vec<Task<'_>> = all
+        .iter()
+        .map(|(source, layer, cursor)| {
+            let job = task(*source, *layer, cursor, &clock, &tuner);
+            Task { job: Job { twins: twins.as_ref(), ..job }, source: *source }
+        })
+        .collect();
     let lead = |pool: &pool::Pool| {
         assert_eq!(pool.threads(), 3);
         seal::seal();
@@ -311,8 +317,14 @@ fn main() {
     std::process::exit(code)
 }
 
-fn task<'t>(source: usize, layer: Layer, cursor: &'t Cursor<'t>, clock: &'t Clock) -> Task<'t> {
-    let job = Job {
+fn task<'t>(
+    source: usize,
+    layer: Layer,
+    cursor: &'t Cursor<'t>,
+    clock: &'t Clock,
+    tuner: &'t Tuner,
+) -> Job<'t> {
+    Job {
         kind: if source == 0 { ChunkKind::Memory } else { ChunkKind::Swap },
         device: 0,
         layer,
@@ -320,15 +332,16 @@ fn task<'t>(source: usize, layer: Layer, cursor: &'t Cursor<'t>, clock: &'t Cloc
         name: if source == 0 { "memory" } else { "swap" },
         cursor,
         monitor: clock,
-    };
-    Task { job, source }
+        tuner,
+        twins: None,
+    }
 }
 
 fn run(
     order: &Order,
     pool: &pool::Pool,
     tasks: usize,
-    frames: &Mutex<Writer>,
+    frames: &Shared<Disk<FileDev, Files>, CryptSeal>,
 ) -> Result<Outcome, EngineError> {
     let (mut outcome, mut fatal) = (Outcome::Complete, None);
     for number in 0..tasks {
@@ -350,17 +363,24 @@ fn run(
         if let Some(error) = fatal.take() {
             return Err(error);
         }
-        frames.lock().unwrap().checkpoint()?;
+        frames.with(Frames::checkpoint)??;
     }
     Ok(outcome)
 }
 
 fn commit(
-    frames: &Mutex<Writer>,
+    frames: &Shared<Disk<FileDev, Files>, CryptSeal>,
     outcome: Outcome,
     worker: &mut Worker,
 ) -> Result<Outcome, EngineError> {
-    let mut frames = frames.lock().unwrap();
+    frames.with(|frames| finish(frames, outcome, worker))?
+}
+
+fn finish(
+    frames: &mut Writer,
+    outcome: Outcome,
+    worker: &mut Worker,
+) -> Result<Outcome, EngineError> {
     frames.open_reserve();
     frames.text(ChunkKind::Trailer, b"the trailer", worker.scratch())?;
     let (io, writes) = frames.sink().0.io();
