@@ -84,7 +84,6 @@ pub(crate) fn crash(spec: &Spec, kernel: &Kernel, disk: PathBuf, work: &Path) ->
         log: None,
         saved: None,
         watchdog: false,
-        cpus: 2,
         bad_sector: None,
         work,
     })?;
