@@ -86,7 +86,6 @@ impl Scene {
             second: None,
             log,
             saved: Some(&self.saved),
-            cpus: 2,
             bad_sector: None,
             watchdog: false,
             work: &work,
