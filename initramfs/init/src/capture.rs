@@ -14,8 +14,9 @@ use lifeboat_sources::{AnyMemory, OldMemory, SourceKind, open_auto};
 
 use crate::console::{say, with_record};
 use crate::join::{CryptSeal, Disk};
-use crate::pages::{self, Pages};
+use crate::pages::Pages;
 use crate::phase::{Journal, Phase};
+use crate::places::Records;
 use crate::supervisor::Supervisor;
 use crate::swap::Swaps;
 use crate::target::{self, Disks, Target};
@@ -70,7 +71,7 @@ pub(crate) fn run(
     target.report();
 
     enter(Phase::Head);
-    let worth = pages::worth(config, &memory);
+    let records = Records::open(config, &memory);
     let head = head::Head::gather(config, &memory, &swaps, &target)?;
     let mut workers = make_workers(config)?;
     let name = target.name();
@@ -85,9 +86,9 @@ pub(crate) fn run(
     );
 
     let frames = Mutex::new(frames);
-    let worth = worth.as_ref();
+    let records = records.as_ref();
     let (memory, swaps, frames_ref) = (&memory, &swaps, &frames);
-    let all = Pages { config, journal, supervisor, memory, swaps, worth, frames: frames_ref };
+    let all = Pages { config, journal, supervisor, memory, swaps, records, frames: frames_ref };
     let outcome = all.capture(&mut workers)?;
 
     enter(Phase::Commit);

@@ -20,6 +20,7 @@ mod led;
 mod mounts;
 mod pages;
 mod phase;
+mod places;
 mod power;
 mod supervisor;
 mod swap;

@@ -3,20 +3,17 @@
 use std::sync::Mutex;
 
 use lifeboat_engine::{
-    Cursor, EngineError, Input, Job, Monitor, PageRead, Place, PlaceRead, ReadFault, Worker,
-    capture,
+    Cursor, EngineError, Input, Job, Monitor, PageRead, PlaceRead, ReadFault, Worker, capture,
 };
-use lifeboat_format::bootcfg::{BootConfig, Order, SwapPlan};
+use lifeboat_format::bootcfg::{BootConfig, SwapPlan};
 use lifeboat_format::commit::{Outcome, PageCounts};
-use lifeboat_format::{ChunkKind, Layer, Pfn, PhysAddr};
-use lifeboat_sources::elfcorehdr::CoreHeader;
-use lifeboat_sources::vmcoreinfo::VmcoreInfo;
-use lifeboat_sources::worth::{Worth, WorthReader};
-use lifeboat_sources::{AnyMemory, MemoryReader, OldMemory, SourceKind, notes};
+use lifeboat_format::{ChunkKind, Layer, Pfn};
+use lifeboat_sources::{AnyMemory, MemoryReader, OldMemory};
 
 use crate::capture::Writer;
 use crate::console::say;
 use crate::phase::{Journal, Phase};
+use crate::places::Records;
 use crate::supervisor::Supervisor;
 use crate::swap::{SwapSource, Swaps};
 use crate::{Failure, fault};
@@ -28,39 +25,8 @@ pub(crate) struct Pages<'a> {
     pub(crate) supervisor: &'a Supervisor,
     pub(crate) memory: &'a AnyMemory,
     pub(crate) swaps: &'a Swaps,
-    pub(crate) worth: Option<&'a Worth>,
+    pub(crate) records: Option<&'a Records>,
     pub(crate) frames: &'a Mutex<Writer>,
-}
-
-/// What pages are worth, if the configuration asks and the dead kernel's records can be
-/// read and agree with themselves. Anything else is said and costs only the order.
-pub(crate) fn worth(config: &BootConfig, memory: &AnyMemory) -> Option<Worth> {
-    if config.order != Order::Worth || !config.memory {
-        return None;
-    }
-    let open = || -> Result<Worth, Failure> {
-        let info = notes::vmcoreinfo(memory.notes()).map(VmcoreInfo::new);
-        let info = info.ok_or("no VMCOREINFO")?;
-        let mut reader = memory.reader()?;
-        let worth = Worth::open(&info, &mut reader)?;
-        // Only the elfcorehdr itself tells where the notes lie; /proc/vmcore hides it.
-        if memory.kind() == SourceKind::Oldmem {
-            for note in CoreHeader::parse(memory.elfcorehdr())?.notes() {
-                worth.confirm(&mut reader, PhysAddr(note.offset).pfn())?;
-            }
-        }
-        Ok(worth)
-    };
-    match open() {
-        Ok(worth) => {
-            say!("order: by worth; {}", worth.describe());
-            Some(worth)
-        }
-        Err(why) => {
-            say!("order: by address, because the dead kernel's page records cannot be used: {why}");
-            None
-        }
-    }
 }
 
 impl Pages<'_> {
@@ -68,10 +34,7 @@ impl Pages<'_> {
     /// partition or the deadline costs. `Err` only where nothing can be committed.
     pub(crate) fn capture(&self, workers: &mut [Worker]) -> Result<Outcome, Failure> {
         let mut outcome = Outcome::Complete;
-        let (before, behind): (&[Layer], &[Layer]) = match self.worth {
-            None => (&[Layer::Address], &[]),
-            Some(_) => (&[Layer::Kernel, Layer::User], &[Layer::Cache, Layer::Free]),
-        };
+        let (before, behind) = Records::layers(self.records);
         self.enter(Phase::Memory);
         self.layers(before, workers, &mut outcome)?;
         self.enter(Phase::Swap);
@@ -120,11 +83,8 @@ impl Pages<'_> {
     }
 
     fn memory_input(&self) -> Result<OwnedInput<'_>, Failure> {
-        let places = match self.worth {
-            Some(worth) => {
-                let reader = WorthReader::new(worth, self.memory.reader()?);
-                Some(Box::new(Places(reader)) as Box<dyn PlaceRead + Send>)
-            }
+        let places = match self.records {
+            Some(records) => Some(records.places(self.memory.reader()?)),
             None => None,
         };
         Ok(OwnedInput { pages: Box::new(Memory(self.memory.reader()?)), places })
@@ -192,10 +152,11 @@ impl Pages<'_> {
     ) {
         let now = self.counts(of);
         say!(
-            "{what}, {which} pages: {}: {} with data, {} zero, {} unreadable, {} MiB written, {} ms",
+            "{what}, {which} pages: {}: {} with data, {} zero, {} excluded, {} unreadable, {} MiB written, {} ms",
             outcome.name(),
             now.data.saturating_sub(before.data),
             now.zero.saturating_sub(before.zero),
+            now.excluded.saturating_sub(before.excluded),
             now.unreadable.saturating_sub(before.unreadable),
             now.stored_bytes.saturating_sub(before.stored_bytes) >> 20,
             self.journal.phase_ms()
@@ -291,23 +252,5 @@ impl PageRead for Memory {
             })
             .map(|_| ())
             .map_err(|e| ReadFault(std::io::Error::other(e)))
-    }
-}
-
-/// What pages are worth, by the dead kernel's own records.
-struct Places<'w>(WorthReader<'w, MemoryReader>);
-
-impl PlaceRead for Places<'_> {
-    fn places(&mut self, first: Pfn, out: &mut [Place]) {
-        let mut layers = [Layer::Kernel; 32];
-        let mut at = first.0;
-        for part in out.chunks_mut(layers.len()) {
-            let layers = layers.get_mut(..part.len()).unwrap_or_default();
-            self.0.layers(Pfn(at), layers);
-            for (place, layer) in part.iter_mut().zip(layers) {
-                *place = Place::In(*layer);
-            }
-            at += part.len() as u64;
-        }
     }
 }

@@ -116,7 +116,7 @@ impl<R: ReadVirt> Btf<R> {
     fn is_name(&mut self, offset: u32, want: &str) -> Result<bool, BtfError> {
         let count = want.len() + 1;
         let at = self.names.start.saturating_add(u64::from(offset));
-        if offset == 0 || count > MAX_NAME {
+        if offset == 0 || want.len() > MAX_NAME {
             return Ok(false);
         }
         let (window, reader) = (&mut self.name_window, &mut self.reader);

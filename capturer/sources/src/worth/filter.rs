@@ -108,6 +108,12 @@ impl Filter {
         layer == Layer::Address || Class::ALL.iter().any(any)
     }
 
+    /// What was asked for.
+    #[must_use]
+    pub fn asked(&self) -> Exclude {
+        self.asked
+    }
+
     /// What is left out, of what was asked for.
     #[must_use]
     pub fn excludes(&self) -> Exclude {

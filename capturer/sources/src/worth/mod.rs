@@ -34,6 +34,7 @@
 //! 4ffca5a96678), which shows in the value of `PAGE_BUDDY_MAPCOUNT_VALUE`; slab became
 //! a page type before that, which shows in `PAGE_SLAB_MAPCOUNT_VALUE`.
 
+mod cached;
 mod checks;
 mod class;
 mod facts;
@@ -60,6 +61,7 @@ pub use lifeboat_format::chunk::Layer;
 pub use owners::{Owners, Witness};
 pub use reader::WorthReader;
 
+use cached::Cached;
 use facts::Facts;
 use layout::PageLayout;
 use sections::Sections;
@@ -171,6 +173,7 @@ impl Worth {
     /// # Errors
     /// [`WorthError`]: what is missing or wrong.
     pub fn open(info: &VmcoreInfo<'_>, memory: &mut impl PhysRead) -> Result<Self, WorthError> {
+        let memory = &mut Cached::new(memory);
         let space = AddressSpace::new(info)
             .map_err(|source| WorthError::Paging { what: "page tables", source })?;
         let mut facts = Facts::gather(info, &space, memory);

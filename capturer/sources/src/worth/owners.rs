@@ -20,7 +20,7 @@ use super::facts::Facts;
 use super::layout::MAX_SIZE;
 use super::reader::{BLOCK, WorthReader};
 
-/// Pages of a kind that are looked at, of all of memory and of one block.
+/// Pages of a kind that are counted, and those of one block that are looked at.
 const MOST: u64 = 64;
 const PER_BLOCK: u64 = 4;
 
@@ -72,7 +72,12 @@ pub(super) fn look(
     for first in blocks {
         WorthReader::new(worth, &mut *memory).classes(Pfn(first), &mut classes);
         let (mut files, mut anon) = (0, 0);
+        let mut before = Class::Kernel;
         for (pfn, class) in (first..).zip(classes) {
+            // The first of a stretch is no further page of something, most often.
+            if std::mem::replace(&mut before, class) == class {
+                continue;
+            }
             let (witness, here) = match class {
                 Class::Cache | Class::CachePrivate => (&mut owners.files, &mut files),
                 Class::Anon => (&mut owners.anon, &mut anon),
@@ -81,10 +86,11 @@ pub(super) fn look(
             if *here == PER_BLOCK || witness.all == MOST {
                 continue;
             }
-            let Some(good) = leads_back(worth, memory, &members, pfn, class) else { continue };
             *here += 1;
-            witness.all += 1;
-            witness.good += u64::from(good);
+            if let Some(good) = leads_back(worth, memory, &members, pfn, class) {
+                witness.all += 1;
+                witness.good += u64::from(good);
+            }
         }
     }
     owners

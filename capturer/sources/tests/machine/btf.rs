@@ -1,4 +1,12 @@
 //! Writes BTF and kallsyms, as `pahole` and `scripts/kallsyms.c` do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "helpers of tests are tests too, and each test program uses its part"
+)]
 
 /// Types, in the making. Each method gives the number of the type that it adds.
 #[derive(Default)]
