@@ -80,6 +80,19 @@ static uint64_t pfn_of(const void *at)
 	return entry & ((1ULL << 55) - 1);
 }
 
+// As much memory as this is to be found; less will do.
+static void reclaim(const char *bytes)
+{
+	int fd;
+
+	mkdir("/cgroup", 0755);
+	must(mount("cgroup", "/cgroup", "cgroup2", 0, NULL) == 0, "cgroup2");
+	fd = open("/cgroup/memory.reclaim", O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, bytes, strlen(bytes)) < 0)
+		fprintf(stderr, "LB pages: memory.reclaim: %s\n", strerror(errno));
+	close(fd);
+}
+
 // Anonymous memory in small pages and a huge one, locked, given back lazily, merged
 // by KSM, swapped out and half of it back by read-ahead.
 static void *anonymous(void)
@@ -103,9 +116,14 @@ static void *anonymous(void)
 	put("/sys/kernel/mm/ksm/run", "1");
 	madvise(swapped, 4 * MIB, MADV_NOHUGEPAGE);
 	fill(swapped, 4 * MIB);
-	for (int i = 0; i < 10; i++)
+	// What was written stays in the swap cache until somebody needs memory.
+	for (int i = 0; i < 5; i++) {
 		madvise(swapped, 4 * MIB, MADV_PAGEOUT);
-	for (size_t i = 0; i < MIB; i += 16 * PAGE)
+		usleep(50000);
+	}
+	reclaim("24M");
+	// In order, so that read-ahead brings more than is touched.
+	for (size_t i = 0; i < 3 * MIB; i += i % (64 * PAGE) < 20 * PAGE ? PAGE : 44 * PAGE)
 		sum += swapped[i];
 	return small;
 }

@@ -429,23 +429,35 @@ fn public_half(identity: &Path) -> Res<String> {
 
 /// The guest's own files of the image, where the plan changes them.
 fn image_copy(plan: &Plan, work: &Path) -> Res<Vec<(&'static str, Vec<u8>)>> {
-    if plan.profile.is_empty() {
-        return Ok(Vec::new());
-    }
     let image = paths::image()?;
+    // All of memory is compared, unless a test is about what is left out.
+    let mut wanted = plan.profile.to_vec();
+    if !wanted.iter().any(|(key, _)| *key == "exclude") {
+        wanted.push(("exclude", "[]"));
+    }
     let profile = fs::read_to_string(image.join("board.toml")).ctx("board.toml")?;
     let mut hits = 0;
     let mut changed = String::new();
+    let mut list = false;
     for line in profile.lines() {
+        // The rest of a list that was replaced.
+        if list {
+            list = line != "]";
+            continue;
+        }
         let key = line.split_once(" = ").map_or(line, |(k, _)| k.trim());
-        match plan.profile.iter().find(|(k, _)| *k == key) {
+        match wanted.iter().find(|(k, _)| *k == key) {
             Some((section, added)) if section.starts_with('[') => {
                 hits += 1;
                 let _ = writeln!(changed, "{line}\n{added}");
             }
-            Some((_, "")) => hits += 1,
+            Some((_, "")) => {
+                hits += 1;
+                list = line.ends_with(" = [");
+            }
             Some((_, value)) => {
                 hits += 1;
+                list = line.ends_with(" = [");
                 let _ = writeln!(changed, "{key} = {value}");
             }
             None => {
@@ -453,13 +465,13 @@ fn image_copy(plan: &Plan, work: &Path) -> Res<Vec<(&'static str, Vec<u8>)>> {
             }
         }
     }
-    for (section, added) in plan.profile.iter().filter(|(k, _)| k.starts_with('[')) {
+    for (section, added) in wanted.iter().filter(|(k, _)| k.starts_with('[')) {
         if !changed.lines().any(|l| l == *section) {
             hits += 1;
             let _ = writeln!(changed, "\n{section}\n{added}");
         }
     }
-    ensure(hits == plan.profile.len(), "board.toml does not name each changed key once")?;
+    ensure(hits == wanted.len(), "board.toml does not name each changed key once")?;
     let file = work.join("board.toml");
     fs::write(&file, &changed).ctx(file.display())?;
     let sum = run(Command::new("sha256sum").arg(&file))?;

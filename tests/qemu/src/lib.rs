@@ -24,6 +24,7 @@ pub mod kinds;
 pub mod machine;
 pub mod paths;
 pub mod pattern;
+pub mod peer;
 pub mod provision;
 pub mod qmp;
 pub mod vmcore;

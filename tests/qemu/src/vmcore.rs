@@ -94,7 +94,10 @@ impl Core {
     }
 
     /// Reads as much as one PT_LOAD gives from `at` on, at most `buf`; 0: not in the file.
-    fn read(&self, at: u64, buf: &mut [u8]) -> Res<usize> {
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(&self, at: u64, buf: &mut [u8]) -> Res<usize> {
         // The last that begins at or before it; one that was split has neighbours only.
         let behind = self.loads.partition_point(|l| l.memory.start <= at);
         let before = self.loads.get(..behind).unwrap_or_default();
