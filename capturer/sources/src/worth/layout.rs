@@ -100,7 +100,7 @@ impl PageLayout {
             pg_head: head_mask(info)?,
             pg_reserved: 0,
             pg_hwpoison: optional(info, "PG_hwpoison")?,
-            pg_uptodate: optional(info, "PG_uptodate")?,
+            pg_uptodate: uptodate(info),
             busy: 0,
             buddy: page_type(info, "PAGE_BUDDY_MAPCOUNT_VALUE")?
                 .ok_or(WorthError::Missing("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"))?,
@@ -208,6 +208,12 @@ fn flag(info: &Facts<'_>, name: &'static str) -> Result<u64, WorthError> {
 /// A flag that not every kernel has, or that not everybody knows.
 fn optional(info: &Facts<'_>, name: &'static str) -> Result<u64, WorthError> {
     info.number(name).map_or(Ok(0), |_| flag(info, name))
+}
+
+/// BTF alone tells it, and without it less is known of free pages, and no more.
+fn uptodate(info: &Facts<'_>) -> u64 {
+    let bit = info.number("PG_uptodate").filter(|bit| (0..FLAG_BITS).contains(bit));
+    bit.map_or(0, |bit| 1 << bit)
 }
 
 /// A flag, or in later kernels a page type, which [`PageLayout`] need not tell from others.
