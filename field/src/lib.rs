@@ -10,9 +10,11 @@
 //! |---|---|
 //! | [`dump`] | headers, chunks, index; verification; pages by number |
 //! | [`export`] | ELF vmcore, kdump-compressed vmcore, raw swap image |
+//! | [`lanes`] | pieces made on several threads, used in order |
 //! | [`stream`] | large outputs on their way to the disk |
 #![forbid(unsafe_code)]
 
 pub mod dump;
 pub mod export;
+pub mod lanes;
 pub mod stream;

@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 
 use lifeboat_field::dump::{OpenDump, Page, PageSource};
 use lifeboat_field::export::kdump::Compression;
-use lifeboat_field::export::{ExportError, Options, Report, Why, elf, kdump, swap};
+use lifeboat_field::export::{ExportError, Options, Report, Why, elf, kdump, pipe, swap};
 use lifeboat_format::chunk::HEADER_LEN;
 use lifeboat_format::{ChunkHeader, ChunkKind, PAGE, Pfn};
 use readers::{Kdump, elf_read, phdrs};
@@ -75,6 +75,14 @@ fn elf_of(dump: &OpenDump, options: &Options<'_>) -> Result<(Vec<u8>, Report), E
     Ok((read(&out), report))
 }
 
+/// By a pipe: pages as the ELF file has them, and the report.
+fn piped(dump: &OpenDump, options: &Options<'_>) -> Result<(Vec<u8>, Report), ExportError> {
+    let mut out = Vec::new();
+    let report = pipe::write(dump, &mut out, options)?;
+    assert_eq!(out.len() as u64, report.len);
+    Ok((out, report))
+}
+
 fn kdump_of(dump: &OpenDump, options: &Options<'_>) -> Result<(Kdump, Report), ExportError> {
     let out = tempfile::tempfile().unwrap();
     let report = kdump::write(dump, &out, Compression::Zstd, options)?;
@@ -109,6 +117,19 @@ fn copies_are_exported_as_if_each_was_stored() {
             assert!(bytes == want, "layered {layered}, bad {bad}, skip {skip_damaged}");
             assert_eq!(report.data_pages, counts.data + counts.same + counts.fill);
             assert_eq!(report.missing, other.missing);
+            let (by_pipe, piped) = piped(&with, &options).unwrap();
+            assert_eq!(
+                (piped.data_pages, piped.zero_pages),
+                (report.data_pages, report.zero_pages)
+            );
+            assert_eq!(piped.missing, other.missing);
+            let (heads, others) = (phdrs(&by_pipe), phdrs(&bytes));
+            for page in all_pages().filter(|p| *p != 0x9f) {
+                let page = page * 4096;
+                let (a, b) =
+                    (elf_read(&by_pipe, &heads, page, PAGE), elf_read(&bytes, &others, page, PAGE));
+                assert!(a == b && b.is_some() == machine.contents(None, page / 4096).is_some());
+            }
             let (k, report) = kdump_of(&with, &options).unwrap();
             assert_eq!(report.data_pages, counts.data + counts.same + counts.fill);
             assert_eq!(report.missing, other.missing);
@@ -219,12 +240,16 @@ fn check(dump: &OpenDump, want: &dyn Fn(u64) -> Option<Vec<u8>>, why: Why) {
     assert_eq!(told, lost);
     assert!(report.missing.iter().all(|m| m.why == why), "{:?}", report.missing);
     let heads = phdrs(&bytes);
+    let (by_pipe, third) = piped(dump, &options).unwrap();
+    assert_eq!(third.missing, report.missing);
+    let others = phdrs(&by_pipe);
     for page in all_pages() {
         let want = want(page);
         assert!(k.page(page) == want, "page {page:#x}, kdump");
         // The machine's low memory ends within a page.
         if page != 0x9f {
             assert!(elf_read(&bytes, &heads, page * 4096, PAGE) == want, "page {page:#x}, ELF");
+            assert!(elf_read(&by_pipe, &others, page * 4096, PAGE) == want, "page {page:#x}, pipe");
         }
         let found = match dump.memory().page(Pfn(page)).unwrap() {
             Page::Data(bytes) => Some(bytes.to_vec()),

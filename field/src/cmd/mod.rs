@@ -1,6 +1,5 @@
 //! The subcommands, one module each, and what they share.
 
-mod ahead;
 pub(crate) mod capture;
 pub(crate) mod clear;
 pub(crate) mod export;

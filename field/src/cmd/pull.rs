@@ -8,10 +8,11 @@
 //! Reading, checking and writing overlap: a copy takes as long as the slower disk.
 
 use lifeboat_field::dump::{Parts, ReadAt as _};
+use lifeboat_field::lanes;
 use lifeboat_field::stream::Stream;
 use lifeboat_format::header::HEADER_LEN;
+use lifeboat_sys::AlignedBuf;
 
-use super::ahead;
 use super::frames::{FrameCheck, Report};
 use super::summary::{self, State, Summary};
 use super::{scan, volumes};
@@ -20,6 +21,11 @@ use crate::device::Access;
 use crate::output::Output;
 use crate::ui::{self, Context as _, Ended, Failure, Outcome, progress, warn};
 
+/// Bytes read at a time.
+const STEP: usize = 4 << 20;
+/// Reads that are on their way at a time, so that a device has something to do between one
+/// and the next.
+const READERS: u64 = 2;
 /// Unit in which a failed read is tried again.
 const RETRY: usize = 4096;
 /// In a dump without a commit record, this far without a chunk is its end. More
@@ -156,19 +162,27 @@ impl Copy {
         let first = HEADER_LEN as u64;
         let bar = progress(self.len, "pull");
         let (mut at, mut lost, mut hole) = (0u64, 0u64, 0u64);
-        let copied = ahead::each_piece(
-            self.len,
-            |at, buf| self.read(at, buf),
-            |part, gone| {
+        let copied = lanes::in_order(
+            READERS,
+            self.len.div_ceil(STEP as u64),
+            || (),
+            || AlignedBuf::new(STEP),
+            |(), piece, buf| {
+                let at = piece * STEP as u64;
+                let want = usize::try_from(self.len - at).unwrap_or(STEP).min(STEP);
+                (self.read(at, buf.get_mut(..want).unwrap_or_default()), want)
+            },
+            |buf, (gone, want)| {
                 if self.open && at > check.end().max(hole) + OPEN_END {
                     return Ok(false);
                 }
+                let part = buf.get(..want).unwrap_or_default();
                 // What is not here is no sign of the dump's end.
                 hole = self.source.hole(at).unwrap_or(hole);
                 lost += gone;
                 out.write_at(part, at).context("writing the copy")?;
                 // Only chunks are fed: neither the header before nor the copy behind them.
-                let want = part.len() as u64;
+                let want = want as u64;
                 let from = first.saturating_sub(at).min(want);
                 let to = self.frames_end.saturating_sub(at).min(want);
                 let range = usize::try_from(from).unwrap_or(0)..usize::try_from(to).unwrap_or(0);

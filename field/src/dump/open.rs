@@ -4,7 +4,7 @@ use lifeboat_crypt::{Identities, Opener, header_digest};
 use lifeboat_format::meta::{MetaReader, Record};
 use lifeboat_format::{ChunkKind, CommitRecord, IndexEntry, PageRange, Pfn};
 
-use super::index::{self, ChunkMap, NO_CHUNKS};
+use super::index::{self, ChunkList, ChunkMap, NO_CHUNKS};
 use super::pages::{Cache, Hit, PageSpace};
 use super::{DecodedChunk, Decoder, DumpError, DumpFile};
 
@@ -237,7 +237,11 @@ impl OpenDump {
     /// The machine's memory.
     #[must_use]
     pub fn memory(&self) -> PageSpace<'_> {
-        PageSpace { dump: self, kind: ChunkKind::Memory, device: 0, list: &self.map.memory }
+        self.space(ChunkKind::Memory, 0, &self.map.memory)
+    }
+
+    fn space<'d>(&'d self, kind: ChunkKind, device: u16, list: &'d ChunkList) -> PageSpace<'d> {
+        PageSpace { dump: self, kind, device, list, cache: &self.cache }
     }
 
     /// A swap device.
@@ -249,7 +253,7 @@ impl OpenDump {
         // Described only: the capture did not get there.
         let empty = described.then_some(&NO_CHUNKS);
         match self.map.swap.get(&index).or(empty) {
-            Some(list) => Ok(PageSpace { dump: self, kind: ChunkKind::Swap, device: index, list }),
+            Some(list) => Ok(self.space(ChunkKind::Swap, index, list)),
             None => {
                 let known: Vec<String> =
                     self.meta.swap.iter().map(|d| d.index.to_string()).collect();
@@ -272,8 +276,12 @@ impl OpenDump {
     }
 
     /// What a chunk says of a page, with the chunk itself where it holds the contents.
-    pub(crate) fn look_up(&self, entry: &IndexEntry, page: Pfn) -> Result<Hit, DumpError> {
-        self.cache
-            .find(entry.offset.0, page, |decoder| decoder.read(&self.file, &self.opener, entry))
+    pub(crate) fn look_up(
+        &self,
+        entry: &IndexEntry,
+        page: Pfn,
+        cache: &Cache,
+    ) -> Result<Hit, DumpError> {
+        cache.find(entry.offset.0, page, |decoder| decoder.read(&self.file, &self.opener, entry))
     }
 }

@@ -10,10 +10,8 @@ use super::decode::Runs;
 use super::index::{self, ChunkList};
 use super::{DecodedChunk, Decoder, DumpError, OpenDump};
 
-/// Most bytes of decoded chunks that are kept.
+/// Most bytes of decoded chunks that are kept, and as many of run tables.
 const CACHE_BYTES: usize = 32 << 20;
-/// Most bytes of run tables that are kept.
-const RUN_BYTES: usize = 32 << 20;
 
 /// What the dump knows of a page.
 #[derive(Debug, Clone)]
@@ -93,6 +91,7 @@ pub struct PageSpace<'d> {
     pub(crate) kind: ChunkKind,
     pub(crate) device: u16,
     pub(crate) list: &'d ChunkList,
+    pub(crate) cache: &'d Cache,
 }
 
 impl<'d> PageSpace<'d> {
@@ -121,6 +120,11 @@ impl<'d> PageSpace<'d> {
         self.device
     }
 
+    /// The same pages through another cache: of a thread that works by itself.
+    pub(crate) fn with_cache(self, cache: &'d Cache) -> Self {
+        Self { cache, ..self }
+    }
+
     /// The dump.
     #[must_use]
     pub fn dump(&self) -> &'d OpenDump {
@@ -142,7 +146,7 @@ impl PageSource for PageSpace<'_> {
             // A source has contents of its own: what names another one is damaged, and
             // following it could go on for ever.
             Own::Same(source) => {
-                let stored = self.dump.memory().stored(source)?;
+                let stored = self.dump.memory().with_cache(self.cache).stored(source)?;
                 Ok(stored.map_or(Page::NotCaptured, Page::Data))
             }
             Own::Page(page) => Ok(page),
@@ -171,7 +175,7 @@ impl PageSpace<'_> {
         let mut damage = None;
         for layer in self.list.layers() {
             let Some(entry) = index::find(layer, page) else { continue };
-            match self.dump.look_up(entry, page) {
+            match self.dump.look_up(entry, page, self.cache) {
                 Ok(Hit::Data(bytes)) => return Ok(Own::Page(Page::Data(bytes))),
                 Ok(Hit::Class(PageClass::Zero)) => return Ok(Own::Page(Page::Zero)),
                 Ok(Hit::Class(PageClass::Fill(word))) => return Ok(Own::Page(Page::Fill(word))),
@@ -198,8 +202,23 @@ pub(crate) enum Hit {
 
 /// The chunks used last, newest first, the run tables of more of them, and what
 /// decodes them.
-#[derive(Default)]
-pub(crate) struct Cache(Mutex<Inner>);
+pub(crate) struct Cache {
+    inner: Mutex<Inner>,
+    /// Most bytes of each.
+    most: usize,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self::of(CACHE_BYTES)
+    }
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache").field("most", &self.most).finish_non_exhaustive()
+    }
+}
 
 #[derive(Default)]
 struct Inner {
@@ -213,6 +232,11 @@ struct Inner {
 }
 
 impl Cache {
+    /// A cache of at most so many bytes of chunks, and as many of run tables.
+    pub(crate) fn of(most: usize) -> Self {
+        Self { inner: Mutex::default(), most }
+    }
+
     /// What the chunk at `offset` says of a page. It is decoded by `load` only if its
     /// run table is not here, or if its contents are asked for and not here.
     pub(crate) fn find(
@@ -222,14 +246,14 @@ impl Cache {
         load: impl FnOnce(&mut Decoder) -> Result<DecodedChunk, DumpError>,
     ) -> Result<Hit, DumpError> {
         // A panic elsewhere leaves nothing half done here that matters.
-        let mut inner = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut inner = self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match inner.runs.get(&offset).map(|runs| runs.find(page)) {
             Some(None) => return Ok(Hit::None),
             Some(Some((class, _))) if class != PageClass::Data => return Ok(Hit::Class(class)),
             _ => {}
         }
-        let chunk = inner.chunk(offset, load)?;
-        inner.keep_runs(offset, chunk.runs());
+        let chunk = inner.chunk(offset, self.most, load)?;
+        inner.keep_runs(offset, chunk.runs(), self.most);
         Ok(match chunk.runs().find(page) {
             None => Hit::None,
             Some((PageClass::Data, at)) => Hit::Data(PageBytes { chunk, at }),
@@ -242,6 +266,7 @@ impl Inner {
     fn chunk(
         &mut self,
         offset: u64,
+        most: usize,
         load: impl FnOnce(&mut Decoder) -> Result<DecodedChunk, DumpError>,
     ) -> Result<Arc<DecodedChunk>, DumpError> {
         if let Some(index) = self.chunks.iter().position(|(at, _)| *at == offset)
@@ -254,22 +279,24 @@ impl Inner {
         let chunk = Arc::new(load(&mut self.decoder)?);
         self.bytes += chunk.plain().len();
         self.chunks.push_front((offset, Arc::clone(&chunk)));
-        while self.bytes > CACHE_BYTES && self.chunks.len() > 1 {
-            if let Some((_, old)) = self.chunks.pop_back() {
-                self.bytes = self.bytes.saturating_sub(old.plain().len());
+        while self.bytes > most && self.chunks.len() > 1 {
+            let Some((_, old)) = self.chunks.pop_back() else { break };
+            self.bytes = self.bytes.saturating_sub(old.plain().len());
+            if let Some(old) = Arc::into_inner(old) {
+                self.decoder.recycle(old);
             }
         }
         Ok(chunk)
     }
 
-    fn keep_runs(&mut self, offset: u64, runs: &Runs) {
+    fn keep_runs(&mut self, offset: u64, runs: &Runs, most: usize) {
         if self.runs.contains_key(&offset) {
             return;
         }
         self.runs.insert(offset, runs.clone());
         self.run_bytes += runs.size();
         self.order.push_back(offset);
-        while self.run_bytes > RUN_BYTES && self.order.len() > 1 {
+        while self.run_bytes > most && self.order.len() > 1 {
             let old = self.order.pop_front().and_then(|at| self.runs.remove(&at));
             self.run_bytes = self.run_bytes.saturating_sub(old.map_or(0, |r| r.size()));
         }

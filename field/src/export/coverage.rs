@@ -4,6 +4,7 @@
 //! Memory: that of [`Marks`], 16 or 24 bytes for each stretch of present or missing pages,
 //! at most 2^24 stretches.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use lifeboat_format::{IndexEntry, PAGE, PageClass, PageRange};
@@ -138,6 +139,46 @@ impl Coverage {
     /// What was noted of each page of the span.
     pub(super) fn marks(&self) -> &Marks {
         &self.marks
+    }
+
+    /// Which stored pages those with these numbers equal, when all chunks were taken: gives
+    /// `each` some of them at a time, with the number of the first one's source. Those that
+    /// have none are marked as lost, and counted.
+    ///
+    /// # Errors
+    /// Those of `each`.
+    pub(super) fn sources(
+        &self,
+        ranks: Range<u64>,
+        source: u64,
+        mut each: impl FnMut(Range<u64>, Option<u64>) -> Result<(), ExportError>,
+    ) -> Result<u64, ExportError> {
+        let (mut at, mut lost) = (ranks.start, 0);
+        while at < ranks.end {
+            let page = source.saturating_add(at - ranks.start);
+            let (from, stored, gone) = match self.span.stretch(page, ranks.end - at) {
+                Err(gap) => (0, 0, gap),
+                Ok(from) => match self.marks.count(from.clone(), |m| m == Mark::Data) {
+                    0 => (0, 0, self.marks.count(from, |m| m != Mark::Data)),
+                    stored => (from.start, stored, 0),
+                },
+            };
+            if stored > 0 {
+                each(at..at + stored, Some(from))?;
+            } else {
+                self.marks.lose(at..at + gone);
+                each(at..at + gone, None)?;
+                lost += gone;
+            }
+            at += stored.max(gone);
+        }
+        Ok(lost)
+    }
+
+    /// What there is, if that is known already: all of memory, by the commit record.
+    pub(super) fn told(&self) -> Option<Held> {
+        let told = self.none_lost && self.all_captured;
+        told.then(|| Held { present: self.wanted.clone(), missing: Vec::new() })
     }
 
     /// Takes note of a chunk that cannot be decoded.

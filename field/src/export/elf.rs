@@ -19,6 +19,7 @@ use lifeboat_sources::elfcorehdr::CoreHeader;
 
 use super::coverage::{Coverage, Held};
 use super::links::Links;
+use super::marks::Span;
 use super::{ExportError, Options, Report, page_of, pipeline};
 use crate::dump::{OpenDump, subtract};
 use crate::stream::Stream;
@@ -72,14 +73,10 @@ fn write_to(
 ) -> Result<Report, ExportError> {
     let coverage = Coverage::of_memory(dump, options)?;
     let mut warnings = Vec::new();
-    let notes = dump.notes().unwrap_or_else(|e| {
-        warnings.push(format!("the output has no notes: {e}"));
-        Vec::new()
-    });
+    let notes = notes(dump, &mut warnings);
     let core = Core::of(dump, &mut warnings);
     // How long the tables will be is known when all is decoded: leave them room.
     let room = core.most_headers(&coverage, dump);
-    let notes_at = |headers: usize| (EHDR + headers * PHDR + SHDR).next_multiple_of(8);
     let data_at = (notes_at(room) + notes.len()).next_multiple_of(PAGE) as u64;
     // File offsets are signed.
     let end = coverage.span().pages().checked_mul(PAGE64).and_then(|n| n.checked_add(data_at));
@@ -90,7 +87,47 @@ fn write_to(
     let (data_pages, zero_pages) = fill(dump, out, options, &coverage, data_at)?;
     let held = coverage.finish()?;
     let (machine, loads) = (core.machine, core.loads(&held));
-    let mut table = table(&loads, &held, &place, room - 1)?;
+    let table = table(&loads, &held, &place, room - 1)?;
+    pipeline::write_at(out, &head(machine, table, &notes), 0)?;
+    let last = held.present.last().and_then(|r| place(r.end.0 - 1));
+    let len = last.map_or(data_at, |at| at + PAGE64);
+    out.file().set_len(len).map_err(ExportError::Write)?;
+    Ok(Report { data_pages, zero_pages, missing: held.missing, len, warnings })
+}
+
+/// The notes, if they are sound.
+pub(super) fn notes(dump: &OpenDump, warnings: &mut Vec<String>) -> Vec<u8> {
+    dump.notes().unwrap_or_else(|e| {
+        warnings.push(format!("the output has no notes: {e}"));
+        Vec::new()
+    })
+}
+
+/// All that stands before the memory, where that is `span` and nothing else; and how long
+/// that is.
+pub(super) fn compact_head(
+    core: Core,
+    held: &Held,
+    span: &Span,
+    notes: &[u8],
+) -> Result<(Vec<u8>, u64), ExportError> {
+    let (machine, loads) = (core.machine, core.loads(held));
+    let rank = |page| span.rank(page).map(|rank| rank * PAGE64);
+    let mut table = table(&loads, held, &rank, MAX_PHDRS)?;
+    let data_at = (notes_at(table.len() + 1) + notes.len()).next_multiple_of(PAGE);
+    table.iter_mut().for_each(|p| p.offset += data_at as u64);
+    let mut head = head(machine, table, notes);
+    head.resize(data_at, 0);
+    Ok((head, data_at as u64))
+}
+
+/// Where the notes stand behind so many program headers, their own included.
+fn notes_at(headers: usize) -> usize {
+    (EHDR + headers * PHDR + SHDR).next_multiple_of(8)
+}
+
+/// All that stands before the memory.
+fn head(machine: u16, mut table: Vec<Phdr>, notes: &[u8]) -> Vec<u8> {
     // crash takes all before the first segment for the header, notes included, and reads
     // it with one read(2) (`is_netdump()`, netdump.c): that segment must be the first in
     // the file too, wherever the kernel's text lies.
@@ -106,23 +143,19 @@ fn write_to(
     table.insert(0, note);
     let mut head = encode(machine, &table);
     head.resize(notes_at(table.len()), 0);
-    head.extend_from_slice(&notes);
-    pipeline::write_at(out, &head, 0)?;
-    let last = held.present.last().and_then(|r| place(r.end.0 - 1));
-    let len = last.map_or(data_at, |at| at + PAGE64);
-    out.file().set_len(len).map_err(ExportError::Write)?;
-    Ok(Report { data_pages, zero_pages, missing: held.missing, len, warnings })
+    head.extend_from_slice(notes);
+    head
 }
 
 /// What the elfcorehdr describes.
-struct Core {
+pub(super) struct Core {
     machine: u16,
     loads: Vec<Load>,
     described: Vec<PageRange>,
 }
 
 impl Core {
-    fn of(dump: &OpenDump, warnings: &mut Vec<String>) -> Self {
+    pub(super) fn of(dump: &OpenDump, warnings: &mut Vec<String>) -> Self {
         match CoreHeader::parse(&dump.meta().elfcorehdr) {
             Ok(core) => {
                 let load = |s: &lifeboat_sources::elfcorehdr::ProgramHeader| Load {

@@ -107,35 +107,25 @@ impl Links<'_> {
     }
 
     fn run(&self, ranks: Range<u64>, source: u64, buf: &mut Vec<u8>) -> Result<u64, ExportError> {
-        let marks = self.coverage.marks();
-        let most = (COPY / self.size) as u64;
-        let (mut at, mut lost) = (ranks.start, 0);
-        while at < ranks.end {
-            let page = source.saturating_add(at - ranks.start);
-            let want = ranks.end - at;
-            let (from, there) = match self.coverage.span().stretch(page, want) {
-                Ok(from) => (from.start, marks.count(from, |m| m == Mark::Data).min(most)),
-                Err(_) => (0, 0),
-            };
-            if there == 0 {
-                let gone = match self.coverage.span().stretch(page, want) {
-                    Ok(from) => marks.count(from, |m| m != Mark::Data),
-                    Err(gap) => gap,
+        let start = ranks.start;
+        self.coverage.sources(ranks, source, |to, from| {
+            let Some(mut from) = from else {
+                // What a note leaves is no contents.
+                return match to.start == start {
+                    true => pipeline::write_at(self.out, &[0; 16], self.place(start)),
+                    false => Ok(()),
                 };
-                if at == ranks.start {
-                    // What a note leaves is no contents.
-                    pipeline::write_at(self.out, &[0; 16], self.place(at))?;
-                }
-                marks.lose(at..at + gone);
-                (at, lost) = (at + gone, lost + gone);
-                continue;
+            };
+            let mut at = to.start;
+            while at < to.end {
+                let take = (to.end - at).min((COPY / self.size) as u64);
+                buf.resize(usize::try_from(take).unwrap_or(0) * self.size, 0);
+                self.read(buf, from)?;
+                pipeline::write_at(self.out, buf, self.place(at))?;
+                (at, from) = (at + take, from + take);
             }
-            buf.resize(usize::try_from(there).unwrap_or(0) * self.size, 0);
-            self.read(buf, from)?;
-            pipeline::write_at(self.out, buf, self.place(at))?;
-            at += there;
-        }
-        Ok(lost)
+            Ok(())
+        })
     }
 
     fn read(&self, buf: &mut [u8], rank: u64) -> Result<(), ExportError> {

@@ -16,6 +16,7 @@ pub mod elf;
 pub mod kdump;
 mod links;
 mod marks;
+pub mod pipe;
 mod pipeline;
 pub mod swap;
 

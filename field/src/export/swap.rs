@@ -61,10 +61,11 @@ pub fn write(
                         found.push(Missing { pages, why: Why::Damaged });
                     }
                 }
-                image.missing.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+                image.miss(found);
                 Ok(())
             },
         )?;
+        image.copy_all(Vec::new())?;
         let missing = image.missing.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok::<_, ExportError>((image.data.into_inner(), image.zero.into_inner(), missing))
     })?;
@@ -83,7 +84,19 @@ struct Image<'a> {
     data: AtomicU64,
     zero: AtomicU64,
     missing: Mutex<Vec<Missing>>,
+    copies: Mutex<Vec<Twin>>,
 }
+
+/// Pages with the contents of as many pages of memory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Twin {
+    source: u64,
+    page: u64,
+    count: u64,
+}
+
+/// Copies that are put off at most, 24 MiB of them.
+const MAX_COPIES: usize = 1 << 20;
 
 impl<'a> Image<'a> {
     fn new(dump: &'a OpenDump, options: &Options<'_>, out: &'a Stream<'a>, len: u64) -> Self {
@@ -95,6 +108,7 @@ impl<'a> Image<'a> {
             data: AtomicU64::new(0),
             zero: AtomicU64::new(0),
             missing: Mutex::new(Vec::new()),
+            copies: Mutex::new(Vec::new()),
         }
     }
 
@@ -121,12 +135,38 @@ impl<'a> Image<'a> {
                 }
             }
             PageClass::Same(source) => {
-                for (page, source) in (piece.first.0..end).zip(source.0..) {
-                    self.copy(page, Pfn(source), found)?;
-                }
+                let page = piece.first.0;
+                let count = end.saturating_sub(page);
+                self.copy_all(vec![Twin { source: source.0, page, count }])?;
             }
             PageClass::Unreadable | PageClass::Excluded | PageClass::Elsewhere => {}
         }
+        Ok(())
+    }
+
+    fn miss(&self, more: Vec<Missing>) {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).extend(more);
+    }
+
+    /// Puts copies off, to be made when they are many; all there are if none is given.
+    fn copy_all(&self, mut more: Vec<Twin>) -> Result<(), ExportError> {
+        let mut waiting = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = more.is_empty();
+        waiting.append(&mut more);
+        if !last && waiting.len() < MAX_COPIES {
+            return Ok(());
+        }
+        let mut copies = std::mem::take(&mut *waiting);
+        drop(waiting);
+        // Each chunk of memory is decoded once then.
+        copies.sort_unstable();
+        let mut found = Vec::new();
+        for Twin { source, page, count } in copies {
+            for n in 0..count {
+                self.copy(page + n, Pfn(source.saturating_add(n)), &mut found)?;
+            }
+        }
+        self.miss(found);
         Ok(())
     }
 
