@@ -31,9 +31,6 @@ pub(crate) fn now() -> u64 {
 
 pub(crate) type Writer = Frames<Disk<FileDev, Disks>, CryptSeal>;
 
-/// Bytes of all buffers between memory and disks, for writes and for reads ahead.
-const BUFFERS: usize = 4 << 20;
-
 /// Runs all phases. `Ok` means that a dump is committed, complete or partial.
 pub(crate) fn run(
     config: &BootConfig,
@@ -122,8 +119,9 @@ impl Ready {
         let head = head::Head::gather(config, &memory, &swaps, &target)?;
         let mut workers = make_workers(config)?;
         // A quarter is for reading ahead, where there is anything to read so.
-        let reads = if swaps.list.is_empty() { 0 } else { BUFFERS / 4 };
-        target.set_budget(BUFFERS - reads);
+        let buffers = usize::try_from(config.buffers_kib)? << 10;
+        let reads = if swaps.list.is_empty() { 0 } else { buffers / 4 };
+        target.set_budget(buffers - reads);
         let name = target.name();
         let written = target.disk_names();
         let disks = written.iter().map(String::as_str).chain(swaps.disk_names());
