@@ -58,6 +58,14 @@ pub enum Action {
     Halt,
 }
 
+/// Default of the buffers in front of disks, in KiB: six writes of half a MiB, which keep
+/// any one disk busy, and 1 MiB to read ahead in.
+pub const BUFFERS_KIB: u32 = 4096;
+/// The least that works, in KiB, and the most that does any good.
+pub const MIN_BUFFERS_KIB: u32 = 512;
+/// See [`MIN_BUFFERS_KIB`].
+pub const MAX_BUFFERS_KIB: u32 = 65536;
+
 /// Which interface to read old memory through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MemorySource {
@@ -194,6 +202,8 @@ pub struct BootConfig {
     pub chunk_pages: u32,
     /// Compressing threads; 0 means one a CPU.
     pub workers: u32,
+    /// Memory that bytes wait in between workers and disks, for all of them, in KiB.
+    pub buffers_kib: u32,
     /// Whether dumps are encrypted.
     pub encrypt: bool,
     /// Who may open a dump.
@@ -236,6 +246,7 @@ impl Default for BootConfig {
             dedup_kib: DEDUP_KIB,
             chunk_pages: 64,
             workers: 0,
+            buffers_kib: BUFFERS_KIB,
             encrypt: true,
             recipients: Vec::new(),
             escrow: None,
@@ -306,6 +317,7 @@ impl BootConfig {
         writeln!(out, "dedup {}", self.dedup_kib)?;
         writeln!(out, "chunk-pages {}", self.chunk_pages)?;
         writeln!(out, "workers {}", self.workers)?;
+        writeln!(out, "buffers {}", self.buffers_kib)?;
         writeln!(out, "encrypt {}", if self.encrypt { "age" } else { "none" })?;
         for r in &self.recipients {
             writeln!(out, "recipient {r}")?;
@@ -395,6 +407,7 @@ impl BootConfig {
             "dedup" => self.dedup_kib = number(value)?,
             "chunk-pages" => self.chunk_pages = number(value)?,
             "workers" => self.workers = number(value)?,
+            "buffers" => self.buffers_kib = number(value)?,
             "encrypt" => {
                 self.encrypt = match value {
                     "age" => true,
@@ -482,6 +495,9 @@ impl BootConfig {
             |s: &Selector| matches!(s, Selector::Path(_) | Selector::Label(_) | Selector::Uuid(_));
         if self.targets.iter().any(by_path) {
             return Err("a target is named by partlabel, partuuid, parttype or volume only");
+        }
+        if !(MIN_BUFFERS_KIB..=MAX_BUFFERS_KIB).contains(&self.buffers_kib) {
+            return Err("buffers is from 512 to 65536 KiB");
         }
         if self.encrypt && self.recipients.is_empty() {
             return Err("no recipient: nobody could open the dump");

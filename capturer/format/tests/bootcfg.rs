@@ -19,6 +19,7 @@ const VOLUME: &str = "00112233445566778899aabbccddeeff";
 fn config() -> BootConfig {
     let mut c = BootConfig {
         board: "x".try_into().unwrap(),
+        buffers_kib: 8192,
         hostname: "db1".try_into().unwrap(),
         action: Action::Poweroff,
         memory_source: MemorySource::Vmcore,
@@ -163,6 +164,7 @@ fn contradictions_and_unknown_words_are_refused() {
         (head, "chunk-pages 0\n", "chunk-pages"),
         (head, "device-wait 3600\n", "device-wait"),
         (head, "workers 65\n", "workers"),
+        (head, "buffers 511\n", "buffers"),
     ] {
         let got = BootConfig::parse(signed(&format!("{head}{body}")).as_bytes()).unwrap_err();
         assert!(got.to_string().contains(want), "{body}: {got}");

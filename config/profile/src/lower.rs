@@ -136,6 +136,7 @@ fn plain(profile: &Profile) -> BootConfig {
         exclude: profile.exclude,
         chunk_pages: profile.chunk_pages,
         workers: profile.workers,
+        buffers_kib: profile.buffers_kib,
         watchdog: profile.watchdog.clone(),
         watchdog_timeout_s: profile.watchdog_timeout_s,
         led: profile.led.clone(),

@@ -76,6 +76,8 @@ pub struct Profile {
     pub chunk_pages: u32,
     /// Compressing threads; 0 means one a CPU.
     pub workers: u32,
+    /// Memory that bytes wait in between workers and disks, in KiB.
+    pub buffers_kib: u32,
     /// Where to write, in order of preference.
     pub targets: Vec<Selector>,
     /// What may go from a volume to make room for a new dump.

@@ -82,6 +82,7 @@ pub(crate) enum Source {
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Capture {
+    pub(crate) buffers_kib: Option<u32>,
     pub(crate) swap: Option<Swap>,
     pub(crate) codec: Option<Codec>,
     pub(crate) level: Option<i32>,

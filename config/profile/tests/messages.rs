@@ -163,6 +163,8 @@ fn contradictions_are_refused() {
         (format!("{GOOD}[reservation]\nimage_budget_mib = 60\n"), "run out of memory"),
         (format!("{GOOD}[[target]]\npartlabel = \"a\"\npartuuid = \"b\"\n"), "exactly one way"),
         (format!("{GOOD}[[target]]\nparttype = \"linux\"\n"), "matches no partition"),
+        (format!("{GOOD}[capture]\nbuffers_kib = 100\n"), "would wait for bytes"),
+        (format!("{GOOD}[capture]\nbuffers_kib = 32768\n"), "run out of memory"),
         (format!("{GOOD}[led]\nchip = \"gpio\"\nline = 1\n"), "not a GPIO chip"),
         (format!("{GOOD}[led]\nline = 1\n"), "needs both"),
         (format!("{GOOD}[watchdog]\ndevice = \"/dev/sda\"\n"), "not a watchdog"),

@@ -124,8 +124,9 @@ impl Ready {
         let mut workers = make_workers(config)?;
         let twins = make_twins(config, &mut workers)?;
         // A quarter is for reading ahead, where there is anything to read so.
-        let reads = if swaps.list.is_empty() { 0 } else { BUFFERS / 4 };
-        target.set_budget(BUFFERS - reads);
+        let buffers = usize::try_from(config.buffers_kib)? << 10;
+        let reads = if swaps.list.is_empty() { 0 } else { buffers / 4 };
+        target.set_budget(buffers - reads);
         let name = target.name();
         let written = target.disk_names();
         let disks = written.iter().map(String::as_str).chain(swaps.disk_names());

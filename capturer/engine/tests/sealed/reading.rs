@@ -22,6 +22,8 @@ pub(crate) struct Dump {
     pub(crate) swap: Pages,
     texts: Vec<ChunkKind>,
     pub(crate) parts: usize,
+    /// Whether of swap, page, and the page of memory that it equals.
+    copies: Vec<(bool, u64, u64)>,
 }
 
 impl Dump {
@@ -31,7 +33,7 @@ impl Dump {
         let record = CommitRecord::decode(bytes[bytes.len() - BLOCK..].try_into().unwrap());
         opener.check_commit(&record.unwrap()).unwrap();
         let (memory, swap) = (Pages::new(), Pages::new());
-        let mut dump = Self { memory, swap, texts: Vec::new(), parts };
+        let mut dump = Self { memory, swap, texts: Vec::new(), parts, copies: Vec::new() };
         let mut at = 4 * BLOCK;
         while bytes[at..].starts_with(&lifeboat_format::chunk::MAGIC) {
             let chunk = ChunkHeader::decode(&bytes[at..]).unwrap();
@@ -41,6 +43,12 @@ impl Dump {
             opener.open(&chunk, &mut stored).unwrap();
             dump.take(&chunk, &stored);
             at += usize::try_from(chunk.frame_len()).unwrap();
+        }
+        for (is_swap, page, source) in std::mem::take(&mut dump.copies) {
+            // Of a dump that was cut short the source may be missing.
+            let Some(content) = dump.memory.get(&source).cloned() else { continue };
+            let pages = if is_swap { &mut dump.swap } else { &mut dump.memory };
+            assert!(pages.insert(page, content).is_none(), "page {page} is there twice");
         }
         dump
     }
@@ -57,7 +65,7 @@ impl Dump {
         let plain = match chunk.codec {
             Codec::Store => stored.to_vec(),
             Codec::Zstd => zstd::bulk::decompress(stored, chunk.raw_len as usize).unwrap(),
-            Codec::Lz4 => panic!("never written here"),
+            Codec::Lz4 => lz4_flex::block::decompress(stored, chunk.raw_len as usize).unwrap(),
         };
         let pages = match chunk.kind {
             ChunkKind::Memory => &mut self.memory,
@@ -67,8 +75,14 @@ impl Dump {
         let payload = PagePayload::parse(&plain, chunk).unwrap();
         let (mut pfn, mut data) = (chunk.first.0, payload.data().chunks(PAGE));
         for run in payload.runs() {
-            for _ in 0..run.count {
+            for n in 0..run.count {
                 let found = match run.class {
+                    PageClass::Fill(word) => Some(Some(word.to_le_bytes().repeat(PAGE / 8))),
+                    PageClass::Same(source) => {
+                        let copy = (chunk.kind == ChunkKind::Swap, pfn, source.0 + n);
+                        self.copies.push(copy);
+                        None
+                    }
                     PageClass::Data => Some(Some(data.next().unwrap().to_vec())),
                     PageClass::Zero => Some(Some(vec![0; PAGE])),
                     PageClass::Unreadable => Some(None),
