@@ -38,7 +38,8 @@ impl Needs {
     /// Of a profile whose initramfs is `unpacked` bytes long.
     pub(crate) fn of(profile: &Profile, unpacked: u64) -> Result<Self, Failure> {
         let worker = lifeboat_join::worker_memory(&profile.codec, profile.chunk_pages);
-        let worker = worker.ok_or_else(|| Failure::new("zstd does not say what memory it needs"))?;
+        let worker =
+            worker.ok_or_else(|| Failure::new("zstd does not say what memory it needs"))?;
         // Every CPU that is let in may be there, and has a worker then.
         let workers = if profile.workers == 0 { profile.cpus } else { profile.workers };
         Ok(Self {

@@ -377,9 +377,12 @@ fn ram_file(work: &Path, bytes: u64) -> PathBuf {
 fn qemu(setup: &Setup<'_>, ram: Option<&Path>) -> Command {
     let mib = setup.memory_mib;
     let mut command = Command::new("qemu-system-x86_64");
-    command
-        .args(["-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max"])
-        .args(["-smp", &setup.cpus.to_string(), "-m", &format!("{mib}M")]);
+    command.args(["-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max"]).args([
+        "-smp",
+        &setup.cpus.to_string(),
+        "-m",
+        &format!("{mib}M"),
+    ]);
     let backend = match ram {
         // Not reserved: the host need not have as much.
         None => format!("memory-backend-ram,id=ram,size={mib}M,reserve=off"),
