@@ -278,24 +278,7 @@ impl BootConfig {
         writeln!(out, "device-wait {}", self.device_wait_s)?;
         writeln!(out, "source {}", source_name(self.memory_source))?;
         writeln!(out, "memory {}", yes_no(self.memory))?;
-        match &self.swap {
-            SwapPlan::None => writeln!(out, "swap none")?,
-            SwapPlan::Auto => writeln!(out, "swap auto")?,
-            SwapPlan::List(list) => {
-                for s in list {
-                    writeln!(out, "swap {s}")?;
-                }
-            }
-        }
-        match self.swap_on.as_deref() {
-            None => {}
-            Some([]) => writeln!(out, "swap-on none")?,
-            Some(list) => {
-                for s in list {
-                    writeln!(out, "swap-on {s}")?;
-                }
-            }
-        }
+        self.write_swap(out)?;
         for t in &self.targets {
             writeln!(out, "target {t}")?;
         }
@@ -335,6 +318,28 @@ impl BootConfig {
                 write!(out, "{b:02x}")?;
             }
             writeln!(out)?;
+        }
+        Ok(())
+    }
+
+    fn write_swap(&self, out: &mut impl TextSink) -> core::fmt::Result {
+        match &self.swap {
+            SwapPlan::None => writeln!(out, "swap none")?,
+            SwapPlan::Auto => writeln!(out, "swap auto")?,
+            SwapPlan::List(list) => {
+                for s in list {
+                    writeln!(out, "swap {s}")?;
+                }
+            }
+        }
+        match self.swap_on.as_deref() {
+            None => {}
+            Some([]) => writeln!(out, "swap-on none")?,
+            Some(list) => {
+                for s in list {
+                    writeln!(out, "swap-on {s}")?;
+                }
+            }
         }
         Ok(())
     }

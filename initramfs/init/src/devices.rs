@@ -96,7 +96,10 @@ pub(crate) fn wait(config: &BootConfig, journal: &Journal, supervisor: &Supervis
         if over {
             if let Some(why) = why {
                 let (quiet, all) = (changed.elapsed().as_millis(), start.elapsed().as_millis());
-                say!("devices: went on {quiet} ms after the last disk, {all} ms in all: {}", why.text());
+                say!(
+                    "devices: went on {quiet} ms after the last disk, {all} ms in all: {}",
+                    why.text()
+                );
             }
             return Devices { all, targets };
         }
@@ -223,8 +226,10 @@ mod tests {
     #[test]
     fn a_device_without_its_disk_is_being_probed() {
         let sys = std::env::temp_dir().join(format!("lifeboat-probing-{}", std::process::id()));
-        let (virtio, scsi) =
-            (sys.join("bus/virtio/drivers/virtio_blk/virtio0"), sys.join("bus/scsi/devices/0:0:0:0"));
+        let (virtio, scsi) = (
+            sys.join("bus/virtio/drivers/virtio_blk/virtio0"),
+            sys.join("bus/scsi/devices/0:0:0:0"),
+        );
         let nvme = sys.join("class/nvme/nvme0");
         for dir in [&virtio, &scsi, &nvme] {
             fs::create_dir_all(dir).unwrap();
