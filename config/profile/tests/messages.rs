@@ -325,5 +325,5 @@ fn the_generic_board_loads_and_needs_a_recipient() {
     let profile = Profile::load(&board).unwrap();
     assert_eq!(profile.name, "x86_64-generic");
     assert_eq!(profile.missing(), ["recipients"]);
-    assert_eq!(profile.crashkernel(), "crashkernel=64M");
+    assert_eq!(profile.crashkernel(), "crashkernel=48M");
 }

@@ -12,7 +12,8 @@ use crate::failure::Failure;
 
 /// Of the reservation, in KiB, what the kernel takes for itself at its highest, less what
 /// is told apart below: text and data, page structs, per-CPU memory, slabs, the drivers'
-/// queues, page tables, and the watermark below which it does not give memory away.
+/// queues, page tables, and the watermark below which it does not give memory away. With
+/// two CPUs, 20,668 KiB were measured in 41 MiB, 21,304 in 48 MiB.
 const KERNEL_KIB: u64 = 22 << 10;
 /// For each CPU of the crash kernel, in KiB: its per-CPU memory and its idle thread.
 const CPU_KIB: u64 = 512;
@@ -38,7 +39,8 @@ impl Needs {
     /// Of a profile whose initramfs is `unpacked` bytes long.
     pub(crate) fn of(profile: &Profile, unpacked: u64) -> Result<Self, Failure> {
         let worker = lifeboat_join::worker_memory(&profile.codec, profile.chunk_pages);
-        let worker = worker.ok_or_else(|| Failure::new("zstd does not say what memory it needs"))?;
+        let worker =
+            worker.ok_or_else(|| Failure::new("zstd does not say what memory it needs"))?;
         // Every CPU that is let in may be there, and has a worker then.
         let workers = if profile.workers == 0 { profile.cpus } else { profile.workers };
         Ok(Self {

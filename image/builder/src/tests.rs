@@ -197,7 +197,7 @@ fn an_image_that_outgrows_its_reservation_is_not_built() {
     for more in [
         "[reservation]\ncrashkernel_mib = 33\nimage_budget_mib = 8\n",
         "[capture]\nworkers = 9\n",
-        "[capture]\ndedup_kib = 24000\n",
+        "[capture]\ndedup_kib = 12000\n",
     ] {
         let (_dir, profile) = board(more);
         let said = Needs::of(&profile, 4 << 20).unwrap().check(&profile).unwrap_err().to_string();
