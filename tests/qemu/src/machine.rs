@@ -377,17 +377,22 @@ fn ram_file(work: &Path, bytes: u64) -> PathBuf {
 fn qemu(setup: &Setup<'_>, ram: Option<&Path>) -> Command {
     let mib = setup.memory_mib;
     let mut command = Command::new("qemu-system-x86_64");
-    command
-        .args(["-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max"])
-        .args(["-smp", &setup.cpus.to_string(), "-m", &format!("{mib}M")]);
-    match ram {
-        None => command.args(["-machine", "q35"]),
-        Some(path) => command.args(["-machine", "q35,memory-backend=ram", "-object"]).arg(format!(
-            "memory-backend-file,id=ram,size={mib}M,share=on,mem-path={}",
-            path.display()
-        )),
+    command.args(["-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max"]).args([
+        "-smp",
+        &setup.cpus.to_string(),
+        "-m",
+        &format!("{mib}M"),
+    ]);
+    let backend = match ram {
+        // Not reserved: the host need not have as much.
+        None => format!("memory-backend-ram,id=ram,size={mib}M,reserve=off"),
+        Some(path) => {
+            let path = path.display();
+            format!("memory-backend-file,id=ram,size={mib}M,share=on,mem-path={path}")
+        }
     };
     command
+        .args(["-machine", "q35,memory-backend=ram", "-object", &backend])
         .arg("-drive")
         .arg(first_drive(setup))
         .args(["-device", setup.bus.device()])

@@ -48,7 +48,9 @@ pub fn of(lines: &[Line], crash: &Crash, paused: Duration) -> Vec<Phase> {
         let fixed = ends.clone().position(|(_, end)| line.text.contains(end));
         let name = match (layer, fixed) {
             (Some(layer), _) => layer.to_owned(),
-            (None, Some(at)) => ends.nth(at).map(|(name, _)| (*name).to_owned()).unwrap_or_default(),
+            (None, Some(at)) => {
+                ends.nth(at).map(|(name, _)| (*name).to_owned()).unwrap_or_default()
+            }
             (None, None) => continue,
         };
         all.push(Phase { name, took: line.at.saturating_sub(last) });
@@ -109,8 +111,10 @@ mod tests {
         let ms = Duration::from_millis;
         let crash = Crash { console: 0, control: 0, panicked: ms(900), first: ms(1000) };
         let all = of(&lines, &crash, ms(2000));
-        let told: Vec<(&str, u64)> =
-            all.iter().map(|p| (p.name.as_str(), u64::try_from(p.took.as_millis()).unwrap())).collect();
+        let told: Vec<(&str, u64)> = all
+            .iter()
+            .map(|p| (p.name.as_str(), u64::try_from(p.took.as_millis()).unwrap()))
+            .collect();
         assert_eq!(
             told,
             [

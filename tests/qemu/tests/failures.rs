@@ -267,7 +267,8 @@ fn a_disk_that_hangs() -> Res<()> {
 
 #[test]
 fn a_reservation_that_is_too_small() -> Res<()> {
-    let plan = Plan { crashkernel: "24M".to_owned(), profile: SHORT, ..Plan::named("tiny-reservation") };
+    let plan =
+        Plan { crashkernel: "24M".to_owned(), profile: SHORT, ..Plan::named("tiny-reservation") };
     let mut lab = Lab::new(&plan)?;
     let refused = lab.try_arm("")?;
     println!("arm: exit {}: {}", refused.code, refused.text);

@@ -239,7 +239,8 @@ fn bench() -> Res<()> {
 fn smallest(memory_mib: u64) -> Res<()> {
     let (mut fails, mut works) = SEARCH;
     let try_one = |mib: u64| {
-        let plan = Plan { crashkernel: format!("{mib}M"), ..reservation::plan("smallest", memory_mib) };
+        let plan =
+            Plan { crashkernel: format!("{mib}M"), ..reservation::plan("smallest", memory_mib) };
         let captured = reservation::capture(&plan, CAPTURE);
         match &captured {
             Ok(all) => println!("crashkernel={mib}M works: {}", all.peak),
