@@ -12,7 +12,8 @@ use crate::failure::Failure;
 
 /// Of the reservation, in KiB, what the kernel takes for itself at its highest, less what
 /// is told apart below: text and data, page structs, per-CPU memory, slabs, the drivers'
-/// queues, page tables, and the watermark below which it does not give memory away.
+/// queues, page tables, and the watermark below which it does not give memory away. With
+/// two CPUs, 20,668 KiB were measured in 41 MiB, 21,304 in 48 MiB.
 const KERNEL_KIB: u64 = 22 << 10;
 /// For each CPU of the crash kernel, in KiB: its per-CPU memory and its idle thread.
 const CPU_KIB: u64 = 512;
