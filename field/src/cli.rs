@@ -104,6 +104,10 @@ pub(crate) struct Capture {
     /// pages each time (default 4096)
     #[argh(option, default = "lifeboat_format::bootcfg::DEDUP_KIB")]
     pub(crate) dedup_kib: u32,
+    /// pages to leave out: some of free, cache, cache-private, user, offline, hwpoison,
+    /// with commas between (default: none but those of zeros)
+    #[argh(option)]
+    pub(crate) exclude: Option<String>,
     /// write no faster than a disk of so many million bytes a second
     #[argh(option, default = "0")]
     pub(crate) throttle_mbs: u32,

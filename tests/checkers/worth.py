@@ -18,8 +18,11 @@ from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.mm import page_to_pfn, pfn_to_page
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
 
-NAMES = ["kernel", "offline", "anon", "shmem", "huge", "cache", "cache-private", "free"]
-KERNEL, OFFLINE, ANON, SHMEM, HUGE, CACHE, PRIVATE, FREE = range(8)
+NAMES = [
+    "kernel", "offline", "anon", "shmem", "huge", "cache", "cache-private", "free", "swap-cache",
+    "poison",
+]
+KERNEL, OFFLINE, ANON, SHMEM, HUGE, CACHE, PRIVATE, FREE, SWAPPED, POISON = range(10)
 PAGE = 4096
 SECTION = 1 << 15
 
@@ -46,6 +49,7 @@ try:
 except LookupError:
     TYPES = None
 SLAB = bit("PG_slab") if "PG_slab" in FLAGS else 0
+HWPOISON = bit("PG_hwpoison") if "PG_hwpoison" in FLAGS else 0
 
 
 def offset(name):
@@ -93,7 +97,7 @@ def own(raw, at, flags, mapping, mapcount):
     if mapping & 2:
         return KERNEL
     if flags & SWAPBACKED and flags & SWAPCACHE:
-        return ANON
+        return SWAPPED
     if flags & SWAPBACKED and (flags & LRU or mapping):
         return SHMEM
     if flags & LRU:
@@ -144,21 +148,24 @@ def block(base, first, count, free, heads):
     for n in range(count):
         at = n * SIZE
         pfn = first + n
-        if pfn in free:
-            out[n] = FREE
-            continue
         flags, head, mapping = (
             struct.unpack_from("<Q", raw, at + AT[m])[0] for m in ("flags", "compound_head", "mapping")
         )
         mapcount = struct.unpack_from("<I", raw, at + AT["_mapcount"])[0]
-        if head & 1:
+        poison = flags & HWPOISON
+        if pfn in free:
+            out[n] = FREE
+        elif head & 1:
             which = (head - 1 - base) // SIZE
             if which not in heads:
-                heads[which] = block(base, which, 1, free, heads)[0]
+                block(base, which, 1, free, heads)
             out[n] = heads[which]
-            continue
-        out[n] = own(raw, at, flags, mapping, mapcount)
-        heads[pfn] = out[n]
+        else:
+            out[n] = own(raw, at, flags, mapping, mapcount)
+            # The fault of a huge page is marked on its first page.
+            heads[pfn] = POISON if poison and out[n] == HUGE else out[n]
+        if poison:
+            out[n] = POISON
     return out
 
 

@@ -21,6 +21,12 @@ impl Scratch {
         Self { pack, text, out: vec![0; max_raw.max(4096)] }
     }
 
+    /// Bytes of working memory, without the compressor's own.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.out.capacity()
+    }
+
     /// What texts are packed by.
     #[must_use]
     pub fn method(&self) -> Method {

@@ -124,6 +124,12 @@ impl Worker {
         (HEAD + Self::capacity(chunk_pages) * PAGE).max(TEXT_PART)
     }
 
+    /// Bytes of working memory, without the compressor's own.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.buf.capacity() + self.runs.capacity() * size_of::<Run>() + self.scratch.memory()
+    }
+
     /// Looks for pages that are the same as one before, in jobs with [`Job::twins`].
     pub fn look_for_twins(&mut self, prints: Box<dyn Fingerprint + Send>) {
         self.prints = Some(prints);

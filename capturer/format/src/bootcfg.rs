@@ -26,7 +26,7 @@ use values::{
     yes_no,
 };
 
-use crate::{FormatError, crc32};
+use crate::{Exclude, FormatError, crc32};
 
 /// Largest boot configuration, in bytes.
 pub const MAX_LEN: usize = 64 << 10;
@@ -57,6 +57,14 @@ pub enum Action {
     /// Stop the CPUs; for a bench, not for a fleet.
     Halt,
 }
+
+/// Default of the buffers in front of disks, in KiB: six writes of half a MiB, which keep
+/// any one disk busy, and 1 MiB to read ahead in.
+pub const BUFFERS_KIB: u32 = 4096;
+/// The least that works, in KiB, and the most that does any good.
+pub const MIN_BUFFERS_KIB: u32 = 512;
+/// See [`MIN_BUFFERS_KIB`].
+pub const MAX_BUFFERS_KIB: u32 = 65536;
 
 /// Which interface to read old memory through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -174,12 +182,17 @@ pub struct BootConfig {
     pub memory: bool,
     /// Which swap devices are captured.
     pub swap: SwapPlan,
+    /// With `swap auto`, the devices that were swapped to when the host was armed: these are
+    /// waited for. `None` where nobody looked, as in an image's own configuration.
+    pub swap_on: Option<Vec<Selector, MAX_DEVICES>>,
     /// Where to write, in order of preference.
     pub targets: Vec<Selector, MAX_DEVICES>,
     /// What may go to make room.
     pub policy: Policy,
     /// In which order memory is captured.
     pub order: Order,
+    /// Which pages of memory are left out.
+    pub exclude: Exclude,
     /// How chunks are packed.
     pub codec: Ladder,
     /// Memory for the table of pages that were stored already, in KiB; 0 stores
@@ -189,6 +202,8 @@ pub struct BootConfig {
     pub chunk_pages: u32,
     /// Compressing threads; 0 means one a CPU.
     pub workers: u32,
+    /// Memory that bytes wait in between workers and disks, for all of them, in KiB.
+    pub buffers_kib: u32,
     /// Whether dumps are encrypted.
     pub encrypt: bool,
     /// Who may open a dump.
@@ -222,13 +237,16 @@ impl Default for BootConfig {
             memory_source: MemorySource::Auto,
             memory: true,
             swap: SwapPlan::Auto,
+            swap_on: None,
             targets: Vec::new(),
             policy: Policy::KeepFirst,
             order: Order::Worth,
+            exclude: Exclude::NOTHING,
             codec: Ladder::default(),
             dedup_kib: DEDUP_KIB,
             chunk_pages: 64,
             workers: 0,
+            buffers_kib: BUFFERS_KIB,
             encrypt: true,
             recipients: Vec::new(),
             escrow: None,
@@ -271,24 +289,18 @@ impl BootConfig {
         writeln!(out, "device-wait {}", self.device_wait_s)?;
         writeln!(out, "source {}", source_name(self.memory_source))?;
         writeln!(out, "memory {}", yes_no(self.memory))?;
-        match &self.swap {
-            SwapPlan::None => writeln!(out, "swap none")?,
-            SwapPlan::Auto => writeln!(out, "swap auto")?,
-            SwapPlan::List(list) => {
-                for s in list {
-                    writeln!(out, "swap {s}")?;
-                }
-            }
-        }
+        self.write_swap(out)?;
         for t in &self.targets {
             writeln!(out, "target {t}")?;
         }
         writeln!(out, "policy {}", self.policy.name())?;
         writeln!(out, "order {}", if self.order == Order::Worth { "worth" } else { "address" })?;
+        writeln!(out, "exclude {}", self.exclude)?;
         writeln!(out, "codec {}", self.codec)?;
         writeln!(out, "dedup {}", self.dedup_kib)?;
         writeln!(out, "chunk-pages {}", self.chunk_pages)?;
         writeln!(out, "workers {}", self.workers)?;
+        writeln!(out, "buffers {}", self.buffers_kib)?;
         writeln!(out, "encrypt {}", if self.encrypt { "age" } else { "none" })?;
         for r in &self.recipients {
             writeln!(out, "recipient {r}")?;
@@ -318,6 +330,28 @@ impl BootConfig {
                 write!(out, "{b:02x}")?;
             }
             writeln!(out)?;
+        }
+        Ok(())
+    }
+
+    fn write_swap(&self, out: &mut impl TextSink) -> core::fmt::Result {
+        match &self.swap {
+            SwapPlan::None => writeln!(out, "swap none")?,
+            SwapPlan::Auto => writeln!(out, "swap auto")?,
+            SwapPlan::List(list) => {
+                for s in list {
+                    writeln!(out, "swap {s}")?;
+                }
+            }
+        }
+        match self.swap_on.as_deref() {
+            None => {}
+            Some([]) => writeln!(out, "swap-on none")?,
+            Some(list) => {
+                for s in list {
+                    writeln!(out, "swap-on {s}")?;
+                }
+            }
         }
         Ok(())
     }
@@ -367,15 +401,18 @@ impl BootConfig {
             "source" => self.memory_source = source(value)?,
             "memory" => self.memory = flag(value)?,
             "swap" => self.set_swap(value)?,
+            "swap-on" => self.add_swap_on(value)?,
             "target" => {
                 self.targets.push(Selector::parse(value)?).map_err(|_| "more than 16 targets")?
             }
             "policy" => self.policy = policy(value)?,
             "order" => self.order = order(value)?,
+            "exclude" => self.exclude = Exclude::parse(value)?,
             "codec" => self.codec = Ladder::parse(value)?,
             "dedup" => self.dedup_kib = number(value)?,
             "chunk-pages" => self.chunk_pages = number(value)?,
             "workers" => self.workers = number(value)?,
+            "buffers" => self.buffers_kib = number(value)?,
             "encrypt" => {
                 self.encrypt = match value {
                     "age" => true,
@@ -443,6 +480,14 @@ impl BootConfig {
         Ok(())
     }
 
+    fn add_swap_on(&mut self, value: &str) -> Result<(), &'static str> {
+        let list = self.swap_on.get_or_insert_default();
+        if value == "none" {
+            return if list.is_empty() { Ok(()) } else { Err("swap-on is none or devices") };
+        }
+        list.push(Selector::parse(value)?).map_err(|_| "more than 16 swap devices that are on")
+    }
+
     /// Contradictions that would make a capture fail or expose it.
     ///
     /// # Errors
@@ -456,6 +501,9 @@ impl BootConfig {
         if self.targets.iter().any(by_path) {
             return Err("a target is named by partlabel, partuuid, parttype or volume only");
         }
+        if !(MIN_BUFFERS_KIB..=MAX_BUFFERS_KIB).contains(&self.buffers_kib) {
+            return Err("buffers is from 512 to 65536 KiB");
+        }
         if self.encrypt && self.recipients.is_empty() {
             return Err("no recipient: nobody could open the dump");
         }
@@ -464,6 +512,9 @@ impl BootConfig {
         }
         if !self.encrypt && self.escrow.is_some() {
             return Err("an escrow is there, but encrypt is none");
+        }
+        if self.swap_on.is_some() && self.swap != SwapPlan::Auto {
+            return Err("swap-on is for swap auto");
         }
         if !(1..=crate::chunk::MAX_CHUNK_PAGES).contains(&self.chunk_pages) {
             return Err("chunk-pages is from 1 to 1024");

@@ -11,6 +11,7 @@ use lifeboat_format::bootcfg::{
     SwapPlan, Watchdog,
 };
 use lifeboat_format::crc32;
+use lifeboat_format::exclude::{Exclude, Kind};
 use proptest::prelude::*;
 
 const VOLUME: &str = "00112233445566778899aabbccddeeff";
@@ -18,11 +19,13 @@ const VOLUME: &str = "00112233445566778899aabbccddeeff";
 fn config() -> BootConfig {
     let mut c = BootConfig {
         board: "x".try_into().unwrap(),
+        buffers_kib: 8192,
         hostname: "db1".try_into().unwrap(),
         action: Action::Poweroff,
         memory_source: MemorySource::Vmcore,
         policy: Policy::DropPulled,
         order: Order::Address,
+        exclude: Exclude::NOTHING.with(Kind::CachePrivate).with(Kind::Hwpoison),
         watchdog: Watchdog::Device("/dev/watchdog1".try_into().unwrap()),
         led: Some(Led { chip: "/dev/gpiochip0".try_into().unwrap(), line: 4, active_low: true }),
         seed: Some([0x5a; 32]),
@@ -46,6 +49,21 @@ fn config() -> BootConfig {
     escrow.wrapped.extend_from_slice(b"an age file").unwrap();
     c.escrow = Some(escrow);
     c
+}
+
+#[test]
+fn what_was_swapped_to_comes_back() {
+    let mut c = config();
+    for names in [&[][..], &["partuuid=ab-1"], &["partuuid=ab-1", "uuid=77"]] {
+        c.swap = SwapPlan::Auto;
+        c.swap_on = Some(names.iter().map(|n| Selector::parse(n).unwrap()).collect());
+        let text = text_of(&c);
+        assert_eq!(BootConfig::parse(text.as_bytes()).unwrap(), c);
+        let lines = text.lines().filter(|l| l.starts_with("swap-on ")).count();
+        assert_eq!(lines, names.len().max(1), "{text}");
+    }
+    c.swap_on = None;
+    assert!(!text_of(&c).contains("swap-on"), "nobody looked");
 }
 
 fn text_of(c: &BootConfig) -> String {
@@ -73,6 +91,7 @@ fn lines_are_as_documented() {
         "lifeboat-boot 1",
         "policy drop-pulled",
         "order address",
+        "exclude zero,cache,cache-private,hwpoison",
         &format!("target volume={VOLUME}"),
         "escrow abababababababab,cdcdcdcdcdcdcdcd 616e206167652066696c65",
         "recipient ssh-ed25519 AAAA db admin",
@@ -85,6 +104,8 @@ fn lines_are_as_documented() {
     let head = "lifeboat-boot 1\ntarget partlabel=a\nrecipient r\n";
     let plain = BootConfig::parse(signed(head).as_bytes()).unwrap();
     assert_eq!((plain.policy, plain.order), (Policy::KeepFirst, Order::Worth));
+    // Older orders do not speak of it, and leave nothing out.
+    assert_eq!(plain.exclude, Exclude::NOTHING);
     for (word, policy) in [
         ("keep-first", Policy::KeepFirst),
         ("keep-latest", Policy::KeepLatest),
@@ -115,8 +136,15 @@ fn contradictions_and_unknown_words_are_refused() {
     let prints = format!("escrow {} 00\n", ["ab"; 9].map(|b| b.repeat(8)).join(","));
     for (head, body, want) in [
         (head, "colour red\n", "line 4: unknown key"),
+        (head, "swap none\nswap-on none\n", "swap-on is for swap auto"),
+        (head, "swap-on uuid=1\nswap-on none\n", "none or devices"),
         (head, "policy keep-all\n", "keep-first, keep-latest or drop-pulled"),
         (head, "order random\n", "worth or address"),
+        (head, "exclude slab\n", "some of zero, free, cache, cache-private, user, offline"),
+        (head, "exclude \n", "some of zero"),
+        (head, "exclude free, user\n", "some of zero"),
+        (head, "exclude free,\n", "some of zero"),
+        (head, "exclude user,free,user\n", "twice"),
         (head, "target volume=0011\n", "32 hexadecimal digits"),
         (head, "target volume=00112233445566778899aabbccddeefg\n", "32 hexadecimal digits"),
         (head, "target path=/dev/sda\n", "partlabel, partuuid, parttype or volume only"),
@@ -136,6 +164,7 @@ fn contradictions_and_unknown_words_are_refused() {
         (head, "chunk-pages 0\n", "chunk-pages"),
         (head, "device-wait 3600\n", "device-wait"),
         (head, "workers 65\n", "workers"),
+        (head, "buffers 511\n", "buffers"),
     ] {
         let got = BootConfig::parse(signed(&format!("{head}{body}")).as_bytes()).unwrap_err();
         assert!(got.to_string().contains(want), "{body}: {got}");
@@ -159,7 +188,41 @@ fn the_longest_recipients_fit() {
     assert_eq!(BootConfig::parse(text.as_bytes()).unwrap(), c);
 }
 
+/// Any order of the words, with or without `zero`; `cache-private` says `cache` too.
+#[test]
+fn what_is_left_out_is_a_set_of_words() {
+    let parse = |text: &str| Exclude::parse(text).unwrap();
+    assert_eq!(Exclude::DEFAULT.to_string(), "zero,free,offline,hwpoison");
+    assert_eq!(parse("hwpoison,free,offline"), Exclude::DEFAULT);
+    assert_eq!(parse("zero"), Exclude::NOTHING);
+    assert!(!parse("zero").needs_records() && parse("offline").needs_records());
+    let cache = parse("cache-private");
+    assert_eq!(
+        (cache.to_string().as_str(), cache),
+        ("zero,cache,cache-private", parse("cache-private,cache"))
+    );
+    assert!(!parse("cache").has(Kind::CachePrivate));
+    assert_eq!(format!("{:?}", parse("user")), "Exclude(zero,user)");
+}
+
 proptest! {
+    /// Every set comes back from its text, alone and as a line of the orders.
+    #[test]
+    fn exclusions_round_trip(kinds in proptest::collection::vec(0usize..7, 0..8)) {
+        let set = kinds.iter().fold(Exclude::NOTHING, |set, k| set.with(Kind::ALL[*k]));
+        prop_assert!(kinds.iter().all(|k| set.has(Kind::ALL[*k])));
+        prop_assert_eq!(Exclude::parse(&set.to_string()), Ok(set));
+        let c = BootConfig { exclude: set, ..config() };
+        prop_assert_eq!(BootConfig::parse(text_of(&c).as_bytes()).unwrap().exclude, set);
+    }
+
+    #[test]
+    fn hostile_exclusions_never_panic(text in "[a-z,\\- ]{0,40}") {
+        if let Ok(set) = Exclude::parse(&text) {
+            prop_assert_eq!(Exclude::parse(&set.to_string()), Ok(set));
+        }
+    }
+
     #[test]
     fn hostile_lines_never_panic(lines in "([a-z-]{1,16} [ -~]{0,40}\n){0,12}") {
         let _ = BootConfig::parse(signed(&format!("lifeboat-boot 1\n{lines}")).as_bytes());
@@ -168,11 +231,11 @@ proptest! {
     /// Lines with keys that are known and values that are not.
     #[test]
     fn hostile_values_never_panic(
-        lines in proptest::collection::vec((0usize..12, "[ -~]{0,60}"), 0..12)
+        lines in proptest::collection::vec((0usize..13, "[ -~]{0,60}"), 0..12)
     ) {
-        const KEYS: [&str; 12] = [
+        const KEYS: [&str; 13] = [
             "policy", "order", "escrow", "target", "swap", "recipient", "codec", "led", "seed",
-            "watchdog", "armed-at", "deadline",
+            "watchdog", "armed-at", "deadline", "exclude",
         ];
         let body: String = lines.iter().map(|(k, v)| format!("{} {v}\n", KEYS[*k])).collect();
         let text = signed(&format!("lifeboat-boot 1\ntarget partlabel=a\nrecipient r\n{body}"));

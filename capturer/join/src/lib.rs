@@ -14,13 +14,28 @@ use lifeboat_format::{ByteOff, Cipher, CommitRecord};
 use lifeboat_sink::{BlockDev, Chain, ExtentWriter, Host, Output};
 use lifeboat_sys::Codecs;
 
+/// Bytes of all buffers between memory and disks, for writes and for reads ahead.
+pub const BUFFERS: usize = 4 << 20;
+
 /// A worker for chunks of up to `chunk_pages` data pages, packed by any method of
 /// `ladder`. `None` when zstd refuses its working memory.
 pub fn worker(ladder: &Ladder, chunk_pages: u32) -> Option<Worker> {
+    Some(make(ladder, chunk_pages)?.0)
+}
+
+/// Bytes that one such worker takes for good, found by making one.
+pub fn worker_memory(ladder: &Ladder, chunk_pages: u32) -> Option<usize> {
+    let (worker, codecs) = make(ladder, chunk_pages)?;
+    Some(worker.memory() + codecs)
+}
+
+/// A worker, and the bytes of its compressors.
+fn make(ladder: &Ladder, chunk_pages: u32) -> Option<(Worker, usize)> {
     let levels: Vec<i32> = ladder.levels().collect();
     let lz4 = ladder.methods().contains(&Method::Lz4);
     let codecs = Codecs::new(Worker::max_raw(chunk_pages), &levels, lz4)?;
-    Some(Worker::new(Box::new(Pack(codecs)), ladder.strongest(), chunk_pages))
+    let memory = codecs.memory();
+    Some((Worker::new(Box::new(Pack(codecs)), ladder.strongest(), chunk_pages), memory))
 }
 
 struct Pack(Codecs);

@@ -31,9 +31,10 @@ fn main() -> Res<()> {
     let vmcore = args.next().ok_or("usage: worth VMCORE [MAP]")?;
     let memory = Vmcore::open_file(Path::new(&vmcore))?;
     let info = notes::vmcoreinfo(memory.notes()).ok_or("no VMCOREINFO")?;
-    let began = Instant::now();
+    let began = cpu_time()?;
     let worth = Worth::open(&VmcoreInfo::new(info), &mut memory.reader()?)?;
-    eprintln!("{} (in {:?})", worth.describe(), began.elapsed());
+    let took = cpu_time()?.saturating_sub(began);
+    eprintln!("{} (in {took:?} of CPU time)", worth.describe());
     let mut reader = WorthReader::new(&worth, memory.reader()?);
     let counts = match args.next() {
         Some(path) => {

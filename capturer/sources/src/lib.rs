@@ -10,6 +10,7 @@
 //! | [`elfcorehdr`] | ELF core headers and notes, of kexec and of `/proc/vmcore` |
 //! | [`vmcoreinfo`] | the `KEY=value` text that a kernel leaves for its debugger |
 //! | [`paging`] | x86-64 page tables of the dead kernel |
+//! | [`kallsyms`], [`btf`] | its symbols and its types, which it carries itself |
 //! | [`worth`] | its `struct page`s: which page is the kernel's, a process's, cache, free |
 //! | [`kmsg`] | its log, rendered as text |
 //! | [`memory`] | [`memory::OldMemory`], the trait of both memory sources |
@@ -24,9 +25,11 @@
 #![forbid(unsafe_code)]
 
 pub mod blockdev;
+pub mod btf;
 mod bytes;
 pub mod elfcorehdr;
 pub mod gpt;
+pub mod kallsyms;
 pub mod kmsg;
 pub mod mbr;
 pub mod memory;
@@ -38,6 +41,7 @@ pub mod swap;
 pub mod swapread;
 pub mod vmcore;
 pub mod vmcoreinfo;
+mod window;
 pub mod worth;
 
 pub use memory::{AnyMemory, MemoryReader, OldMemory, OpenError, SourceKind, open_auto};

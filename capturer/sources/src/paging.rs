@@ -146,6 +146,91 @@ impl AddressSpace {
     }
 }
 
+/// Reads the dead kernel's virtual memory, or bytes that stand in its place.
+pub trait ReadVirt {
+    /// Fills `buf` with what lies at `addr`.
+    ///
+    /// # Errors
+    /// [`PagingError`]; `buf` is then of no meaning.
+    fn read_virt(&mut self, addr: u64, buf: &mut [u8]) -> Result<(), PagingError>;
+}
+
+impl<T: ReadVirt + ?Sized> ReadVirt for &mut T {
+    fn read_virt(&mut self, addr: u64, buf: &mut [u8]) -> Result<(), PagingError> {
+        (**self).read_virt(addr, buf)
+    }
+}
+
+/// Bytes that were loaded from `base` on, such as a section of a file.
+#[derive(Debug, Clone, Copy)]
+pub struct Image<'a> {
+    /// Address of the first byte.
+    pub base: u64,
+    /// The bytes.
+    pub bytes: &'a [u8],
+}
+
+impl ReadVirt for Image<'_> {
+    fn read_virt(&mut self, addr: u64, buf: &mut [u8]) -> Result<(), PagingError> {
+        let part = addr.checked_sub(self.base).and_then(|at| {
+            let at = usize::try_from(at).ok()?;
+            self.bytes.get(at..at.checked_add(buf.len())?)
+        });
+        buf.copy_from_slice(part.ok_or(PagingError::NotMapped { addr, level: 1 })?);
+        Ok(())
+    }
+}
+
+/// Reads kernel virtual memory in long pieces, for tables that are walked from front to
+/// back: keeps the last mapping, and no bytes.
+#[derive(Debug)]
+pub struct SpanReader<R> {
+    space: AddressSpace,
+    memory: R,
+    /// The last mapping: from, to, and the physical address of its beginning.
+    run: (u64, u64, u64),
+}
+
+impl<R: PhysRead> SpanReader<R> {
+    /// Allocates nothing.
+    #[must_use]
+    pub fn new(space: AddressSpace, memory: R) -> Self {
+        Self { space, memory, run: (0, 0, 0) }
+    }
+
+    /// Where `addr` lies, and for how many bytes memory goes on.
+    fn translate(&mut self, addr: u64) -> Result<(u64, u64), PagingError> {
+        let (from, to, phys) = self.run;
+        if (from..to).contains(&addr) {
+            return Ok((phys + (addr - from), to - addr));
+        }
+        let (phys, left) = self.space.translate_run(&mut self.memory, addr)?;
+        let ends = addr.checked_add(left).zip(phys.0.checked_add(left));
+        let (to, _) = ends.ok_or(PagingError::NotCanonical(addr))?;
+        self.run = (addr, to, phys.0);
+        Ok((phys.0, left))
+    }
+}
+
+impl<R: PhysRead> ReadVirt for SpanReader<R> {
+    fn read_virt(&mut self, addr: u64, buf: &mut [u8]) -> Result<(), PagingError> {
+        let mut at = addr;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let (phys, left) = self.translate(at)?;
+            let count = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+            let (now, later) = rest.split_at_mut(count);
+            self.memory
+                .read_phys(PhysAddr(phys), now)
+                .map_err(|source| PagingError::Unreadable { addr: at, source })?;
+            rest = later;
+            // `translate` saw to it that the run's end fits.
+            at += count as u64;
+        }
+        Ok(())
+    }
+}
+
 /// Reads kernel virtual memory, keeping the last few pages it read.
 pub struct VirtReader<'a> {
     space: AddressSpace,
@@ -211,6 +296,12 @@ impl<'a> VirtReader<'a> {
             self.next = (slot + 1) % CACHED;
         }
         Ok(&entry.1)
+    }
+}
+
+impl ReadVirt for VirtReader<'_> {
+    fn read_virt(&mut self, addr: u64, buf: &mut [u8]) -> Result<(), PagingError> {
+        self.read(addr, buf)
     }
 }
 
@@ -339,6 +430,27 @@ pub(crate) mod tests {
         assert_eq!((buf[0], buf[1], buf[4096], buf[4097]), (1, 2, 2, 3));
         assert!(reader.read(va + 3 * 4096 - 1, &mut buf).is_err());
         assert!(reader.read(u64::MAX, &mut buf).is_err());
+        // The same in long pieces, and back to what was mapped before.
+        let mut spans = SpanReader::new(space, &mut ram);
+        let mut again = vec![0; 4098];
+        spans.read_virt(va + 4095, &mut again).unwrap();
+        assert_eq!((again[0], again[1], again[4096], again[4097]), (1, 2, 2, 3));
+        spans.read_virt(va, &mut again[..4096]).unwrap();
+        assert_eq!((again[0], again[4095]), (1, 1));
+        let gap = spans.read_virt(va + 3 * 4096 - 1, &mut again);
+        assert_eq!(gap, Err(PagingError::NotMapped { addr: va + 3 * 4096, level: 1 }));
+        assert!(spans.read_virt(u64::MAX, &mut again).is_err());
+    }
+
+    #[test]
+    fn an_image_has_its_own_bytes_only() {
+        let mut image = Image { base: 0x1000, bytes: &[1, 2, 3] };
+        let mut buf = [0; 2];
+        image.read_virt(0x1001, &mut buf).unwrap();
+        assert_eq!(buf, [2, 3]);
+        for at in [0xfff, 0x1002, u64::MAX, 0] {
+            assert!(image.read_virt(at, &mut buf).is_err(), "{at:#x}");
+        }
     }
 
     proptest! {
@@ -354,6 +466,7 @@ pub(crate) mod tests {
             let space = AddressSpace { top: 0x1000, levels, entry_mask: ENTRY_ADDR };
             let _ = space.translate(&mut ram, va);
             let _ = VirtReader::new(space, &mut ram).read(va, &mut [0; 100]);
+            let _ = SpanReader::new(space, &mut ram).read_virt(va, &mut [0; 100]);
         }
     }
 }

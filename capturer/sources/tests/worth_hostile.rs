@@ -81,6 +81,7 @@ fn nothing_is_guessed() {
                 "NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)",
                 "NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)",
                 "NUMBER(HUGETLB_PAGE_DTOR)",
+                "NUMBER(PG_hwpoison)",
                 "OFFSET(page.compound_dtor)",
             ];
             assert_eq!(opened.is_ok(), optional.contains(&key), "{key}: {opened:?}");
@@ -340,7 +341,8 @@ fn check(m: &Machine, ram: &mut Ram<'_>, pfn: u64, class: Class) {
         _ => {}
     }
     if word(0) & m.bits.reserved != 0 && !tail && word(48) & 0x8000_0000 == 0 {
-        let doubtful = class == Class::Kernel || (class == Class::Huge && m.kernel == Kernel::V6_1);
+        let kept = [Class::Kernel, Class::Poison].contains(&class);
+        let doubtful = kept || (class == Class::Huge && m.kernel == Kernel::V6_1);
         assert!(doubtful, "{pfn:#x} {class:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of the write queue.
 
 use super::*;
+use std::io::{Read, Write as _};
 
 fn round_trip(mode: QueueMode) {
     let file = tempfile::tempfile().unwrap();
@@ -187,10 +188,51 @@ fn busy_follows_the_device() {
         assert!((n - 1..=n).contains(&q.busy().0), "{:?}", q.busy());
     }
     let mut out = vec![0; 3 * (64 << 10)];
-    std::io::Read::read_exact(&mut File::from(read), &mut out).unwrap();
+    File::from(read).read_exact(&mut out).unwrap();
     let end = Instant::now() + Duration::from_secs(10);
     while q.flying() > 0 && Instant::now() < end {
         q.reap(1).unwrap();
     }
     assert_eq!(q.busy(), (0, 4));
+}
+
+/// A device that hangs (a pipe that is full and that nobody reads) is left behind without
+/// waiting: all it was given goes to the next one, from the same buffers. What it does when
+/// it comes back harms nobody, and the buffers are never anything else again.
+#[test]
+fn a_device_that_hangs_is_left() {
+    const LEN: usize = 64 << 10;
+    let (read, write) = nix::unistd::pipe().unwrap();
+    let pipe = File::from(write);
+    (&pipe).write_all(&[7; LEN]).unwrap();
+    let next = tempfile::tempfile().unwrap();
+    let mut q = WriteQueue::new(pipe, QueueMode::Uring, 4, LEN);
+    q.hand_over();
+    let lane = q.lane(next.try_clone().unwrap(), QueueMode::Uring);
+    q.set_stall_limit(Duration::from_millis(300));
+    for n in 0..3u8 {
+        let i = q.take().unwrap();
+        q.bytes(i).fill(n + 1);
+        q.submit(i, LEN, u64::from(n) * LEN as u64).unwrap();
+    }
+    let start = Instant::now();
+    assert_eq!(q.flush().unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!((q.held(), q.busy().0), (Some(0), 3));
+    q.switch(lane, |at, len| Some((at, len))).unwrap();
+    q.flush().unwrap();
+    // The old device wakes up, and gets whatever lies in the buffers now.
+    for n in 3..7u8 {
+        let i = q.take().unwrap();
+        q.bytes(i).fill(n + 1);
+        q.submit(i, LEN, u64::from(n) * LEN as u64).unwrap();
+    }
+    let mut late = vec![0; 4 * LEN];
+    File::from(read).read_exact(&mut late).unwrap();
+    assert!(late[..LEN].iter().all(|b| *b == 7) && late[LEN..].iter().all(|b| *b > 0));
+    q.flush().unwrap();
+    let mut back = vec![0; 7 * LEN];
+    next.read_exact_at(&mut back, 0).unwrap();
+    assert!(back.chunks(LEN).zip(1..).all(|(part, n)| part.iter().all(|b| *b == n)));
+    drop(q);
 }

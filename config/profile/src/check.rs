@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use lifeboat_format::bootcfg::{
     self, Action, Led, MemorySource, Order, Policy, Selector, SwapPlan, Watchdog,
 };
+use lifeboat_format::exclude::{Exclude, Kind};
 
 use crate::cmdline;
 use crate::defect::Defect;
@@ -92,9 +93,11 @@ pub(crate) fn profile(
     );
     let cmdline_words = words(&mut c, &raw.kernel, deadline_s);
     let (crashkernel_mib, image_budget_mib) = reservation(&mut c, &raw.reservation);
+    let exclude = exclude(&mut c, raw.capture.exclude.as_deref());
     let packing = packing::check(&mut c, &raw.capture, cpus, crashkernel_mib);
     let console = console(&mut c, raw.console);
     let led = raw.led.and_then(|led| self::led(&mut c, &led));
+    let buffers_kib = buffers(&mut c, raw.capture.buffers_kib, crashkernel_mib);
     let fragments = fragments(&mut c, &raw.kernel);
     c.done(Profile {
         name,
@@ -110,11 +113,13 @@ pub(crate) fn profile(
         swap,
         policy: policy(raw.volume.policy),
         order: order(raw.capture.order),
+        exclude,
         codec: packing.codec,
         dedup_kib: packing.dedup_kib,
         chunk_pages: packing.chunk_pages,
         workers: packing.workers,
         targets,
+        buffers_kib,
         encrypt,
         recipients: raw.keys.recipients,
         action: action(raw.after.action),
@@ -162,6 +167,28 @@ fn order(raw: Option<raw::Order>) -> Order {
         None | Some(raw::Order::Worth) => Order::Worth,
         Some(raw::Order::Address) => Order::Address,
     }
+}
+
+/// What is left out; an empty list leaves out zero pages only.
+fn exclude(c: &mut Checker<'_>, raw: Option<&[raw::Exclude]>) -> Exclude {
+    use raw::Exclude as Word;
+    let Some(words) = raw else { return Exclude::DEFAULT };
+    let mut out = Exclude::NOTHING;
+    for (n, word) in words.iter().enumerate() {
+        if words.iter().take(n).any(|before| before == word) {
+            c.bad(&format!("capture.exclude.{n}"), "the same word twice", "remove one of them");
+        }
+        out = out.with(match word {
+            Word::Zero => Kind::Zero,
+            Word::Free => Kind::Free,
+            Word::Cache => Kind::Cache,
+            Word::CachePrivate => Kind::CachePrivate,
+            Word::User => Kind::User,
+            Word::Offline => Kind::Offline,
+            Word::Hwpoison => Kind::Hwpoison,
+        });
+    }
+    out
 }
 
 fn action(raw: Option<raw::Action>) -> Action {
@@ -260,6 +287,22 @@ fn fragments(c: &mut Checker<'_>, raw: &raw::Kernel) -> Vec<PathBuf> {
             "name fragments of config/kernel, as board/x86_64-generic does");
     }
     out
+}
+
+fn buffers(c: &mut Checker<'_>, raw: Option<u32>, crash: u32) -> u32 {
+    let kib = c.range(
+        "capture.buffers_kib",
+        raw.unwrap_or(bootcfg::BUFFERS_KIB),
+        bootcfg::MIN_BUFFERS_KIB,
+        bootcfg::MAX_BUFFERS_KIB,
+        "a disk would wait for bytes, or memory for nothing",
+    );
+    if kib / 1024 > crash / 4 {
+        c.bad("capture.buffers_kib",
+            format!("{kib} KiB in front of the disks of a reservation of {crash} MiB: the capture would run out of memory"),
+            "at most a quarter of reservation.crashkernel_mib; 4096 keeps any one disk busy");
+    }
+    kib
 }
 
 fn reservation(c: &mut Checker<'_>, raw: &raw::Reservation) -> (u32, u32) {

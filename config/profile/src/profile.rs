@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lifeboat_format::Exclude;
 use lifeboat_format::bootcfg::{
     Action, Ladder, Led, MemorySource, Order, Policy, Selector, SwapPlan, Watchdog,
 };
@@ -75,12 +76,16 @@ pub struct Profile {
     pub chunk_pages: u32,
     /// Compressing threads; 0 means one a CPU.
     pub workers: u32,
+    /// Memory that bytes wait in between workers and disks, in KiB.
+    pub buffers_kib: u32,
     /// Where to write, in order of preference.
     pub targets: Vec<Selector>,
     /// What may go from a volume to make room for a new dump.
     pub policy: Policy,
     /// In which order memory is captured.
     pub order: Order,
+    /// Which pages of memory are left out.
+    pub exclude: Exclude,
     /// Whether dumps are encrypted.
     pub encrypt: bool,
     /// Who may open a dump.

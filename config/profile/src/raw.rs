@@ -82,6 +82,7 @@ pub(crate) enum Source {
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Capture {
+    pub(crate) buffers_kib: Option<u32>,
     pub(crate) swap: Option<Swap>,
     pub(crate) codec: Option<Codec>,
     pub(crate) level: Option<i32>,
@@ -90,6 +91,20 @@ pub(crate) struct Capture {
     pub(crate) chunk_pages: Option<u32>,
     pub(crate) workers: Option<u32>,
     pub(crate) order: Option<Order>,
+    pub(crate) exclude: Option<Vec<Exclude>>,
+}
+
+/// A word of `capture.exclude`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Exclude {
+    Zero,
+    Free,
+    Cache,
+    CachePrivate,
+    User,
+    Offline,
+    Hwpoison,
 }
 
 /// `capture.order`

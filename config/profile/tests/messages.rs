@@ -55,6 +55,40 @@ fn a_wrong_word_points_at_the_right_one() {
 }
 
 #[test]
+fn a_kind_of_page_that_there_is_not_points_at_those_there_are() {
+    let text = format!("{GOOD}[capture]\nexclude = [\"free\", \"hwpoisn\"]\n");
+    assert_eq!(
+        refused(&text),
+        "board.toml:4:20: `hwpoisn` is not one of the words allowed here\n    4 | exclude = [\"free\", \"hwpoisn\"]\n      |                    ^^^^^^^^^\nhint: did you mean `hwpoison`?"
+    );
+    let said = refused(&format!("{GOOD}[capture]\nexclude = [\"slab\"]\n"));
+    assert!(said.contains("`slab` is not one of the words allowed here"), "{said}");
+    assert!(said.contains("cache-private"), "{said}");
+}
+
+/// What the profile leaves out, down to the orders of PID 1.
+#[test]
+fn what_is_left_out_comes_down_to_the_orders() {
+    for (line, want) in [
+        ("", "zero,free,offline,hwpoison"),
+        ("exclude = []", "zero"),
+        ("exclude = [\"zero\"]", "zero"),
+        ("exclude = [\"user\", \"cache-private\"]", "zero,cache,cache-private,user"),
+        (
+            "exclude = [\"free\", \"cache\", \"user\", \"offline\", \"hwpoison\"]",
+            "zero,free,cache,user,offline,hwpoison",
+        ),
+    ] {
+        let text = format!(
+            "{GOOD}[capture]\n{line}\n[[target]]\npartlabel = \"a\"\n[keys]\nrecipients = [\"{RECIPIENT}\"]\n"
+        );
+        let profile = load(&text).unwrap();
+        let orders = lower(&profile, &Site::default()).unwrap();
+        assert_eq!(orders.exclude.to_string(), want, "{line}");
+    }
+}
+
+#[test]
 fn broken_toml_points_at_the_place() {
     let said = refused("[kernel\ncpus = 1\n");
     assert!(said.starts_with("board.toml:1:8: "), "{said}");
@@ -120,6 +154,8 @@ fn contradictions_are_refused() {
         (format!("{GOOD}[capture]\ndedup_kib = 60000\n"), "run out of memory"),
         (format!("{GOOD}[capture]\nchunk_pages = 1024\nworkers = 8\n"), "run out of memory"),
         (format!("{GOOD}[capture]\nchunk_pages = 0\n"), "out of range"),
+        (format!("{GOOD}[capture]\nexclude = [\"free\", \"free\"]\n"), "same word twice"),
+        (format!("{GOOD}[capture]\nexclude = \"free\"\n"), "invalid type"),
         (
             format!("{GOOD}[reservation]\ncrashkernel_mib = 16\nimage_budget_mib = 4\n"),
             "deadlocks on memory",
@@ -127,6 +163,8 @@ fn contradictions_are_refused() {
         (format!("{GOOD}[reservation]\nimage_budget_mib = 60\n"), "run out of memory"),
         (format!("{GOOD}[[target]]\npartlabel = \"a\"\npartuuid = \"b\"\n"), "exactly one way"),
         (format!("{GOOD}[[target]]\nparttype = \"linux\"\n"), "matches no partition"),
+        (format!("{GOOD}[capture]\nbuffers_kib = 100\n"), "would wait for bytes"),
+        (format!("{GOOD}[capture]\nbuffers_kib = 32768\n"), "run out of memory"),
         (format!("{GOOD}[led]\nchip = \"gpio\"\nline = 1\n"), "not a GPIO chip"),
         (format!("{GOOD}[led]\nline = 1\n"), "needs both"),
         (format!("{GOOD}[watchdog]\ndevice = \"/dev/sda\"\n"), "not a watchdog"),
@@ -289,5 +327,5 @@ fn the_generic_board_loads_and_needs_a_recipient() {
     let profile = Profile::load(&board).unwrap();
     assert_eq!(profile.name, "x86_64-generic");
     assert_eq!(profile.missing(), ["recipients"]);
-    assert_eq!(profile.crashkernel(), "crashkernel=64M");
+    assert_eq!(profile.crashkernel(), "crashkernel=48M");
 }

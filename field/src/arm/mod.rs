@@ -11,6 +11,7 @@ mod image;
 mod initrd;
 mod orders;
 mod state;
+mod swapped;
 mod target;
 
 use std::fmt::Write as _;
@@ -228,7 +229,10 @@ fn note(orders: &Orders, image: &Image, reserved: u64, targets: &[Target]) -> Va
     let c = &orders.config;
     let swap = match &c.swap {
         SwapPlan::None => vec!["none".to_owned()],
-        SwapPlan::Auto => vec!["auto".to_owned()],
+        SwapPlan::Auto => {
+            let on = c.swap_on.iter().flatten().map(|s| format!("{s} (on now)"));
+            std::iter::once("auto".to_owned()).chain(on).collect()
+        }
         SwapPlan::List(list) => list.iter().map(ToString::to_string).collect(),
     };
     let one = |r: &str, way: &str| json!({ "recipient": r, "fingerprint": hex(&lifeboat_crypt::fingerprint(r)), "way": way });

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::escrow::OneBoot;
 use super::image::Image;
+use super::swapped;
 use crate::cli;
 use crate::ui::{Context as _, Failure, now};
 
@@ -46,6 +47,9 @@ impl Orders {
         config.image = fixed(&image.version(), "the image's version")?;
         if let Some(fault) = &args.dangerously_inject_fault {
             config.fault = fixed(fault, "--dangerously-inject-fault")?;
+        }
+        if config.swap == SwapPlan::Auto {
+            config.swap_on = swapped::on()?;
         }
         config.armed_at = now();
         if config.hostname.is_empty() {

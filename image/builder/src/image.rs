@@ -14,6 +14,7 @@ use crate::digest::{self, Digest};
 use crate::failure::{Failure, Step as _};
 use crate::kernel::{self, Kernel};
 use crate::manifest;
+use crate::needs::Needs;
 use crate::place::{Cache, Scratch, replace_dir};
 use crate::programs::{self, Programs};
 use crate::report::{Report, mib};
@@ -63,6 +64,10 @@ pub(crate) fn build(
     report
         .line("initramfs", &format!("{}, unpacked {}", mib(initramfs.len() as u64), mib(unpacked)));
 
+    let needs = Needs::of(&profile, unpacked)?;
+    needs.check(&profile)?;
+    report.line("needs", &needs.text());
+
     fs::create_dir_all(out).step(|| out.display().to_string())?;
     let stage = Scratch::new(out.join(format!(".{}.new", profile.name)))?;
     let put = |name: &str, data: &[u8], mode: u32| write(&stage.dir.join(name), data, mode);
@@ -90,6 +95,8 @@ pub(crate) fn build(
         inputs,
         outputs: &outputs,
         unpacked,
+        packed: initramfs.len() as u64,
+        needs: &needs,
     };
     put("manifest.json", &pretty(&manifest::json(&facts))?, 0o644)?;
     let sums: String =
@@ -105,7 +112,7 @@ pub(crate) fn build(
 }
 
 /// Fails if kernel and initramfs exceed the board's budget.
-fn budget(profile: &Profile, dir: &Path, report: &Report) -> Result<(), Failure> {
+pub(crate) fn budget(profile: &Profile, dir: &Path, report: &Report) -> Result<(), Failure> {
     let size = |name: &str| digest::file(&dir.join(name)).map(|d| d.size);
     let (kernel, initramfs) = (size("vmlinuz")?, size("initramfs.cpio.zst")?);
     let allowed = u64::from(profile.image_budget_mib) << 20;

@@ -18,6 +18,7 @@ mod image;
 mod kconfig;
 mod kernel;
 mod manifest;
+mod needs;
 mod place;
 mod programs;
 mod report;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::digest::Digest;
 use crate::kernel::Kernel;
+use crate::needs::Needs;
 
 /// Version of the manifest's layout.
 pub(crate) const SCHEMA: u32 = 1;
@@ -25,6 +26,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) outputs: &'a BTreeMap<String, Digest>,
     /// The uncompressed initramfs, in bytes: it lies in the reservation too.
     pub(crate) unpacked: u64,
+    /// The same, compressed.
+    pub(crate) packed: u64,
+    /// What the image needs of its reservation.
+    pub(crate) needs: &'a Needs,
 }
 
 /// The manifest as JSON.
@@ -50,7 +55,10 @@ pub(crate) fn json(facts: &Facts<'_>) -> Value {
             "crashkernel": profile.crashkernel(),
             "crashkernel_mib": profile.crashkernel_mib,
             "image_budget_mib": profile.image_budget_mib,
+            "initramfs_packed_bytes": facts.packed,
             "initramfs_unpacked_bytes": facts.unpacked,
+            "vmlinuz_bytes": facts.outputs.get("vmlinuz").map(|d| d.size),
+            "needs": facts.needs.json(),
         },
         "encrypt": profile.encrypt,
         // What a host must name when arming; empty if the image can stand alone.

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use crate::contents::{self, Made};
 use crate::cpio::{Archive, Kind};
 use crate::kconfig;
-use crate::{digest, place, verify};
+use crate::needs::Needs;
+use crate::{digest, image, place, verify};
 
 const LIST: &str = include_str!("../../../initramfs/contents.list");
 
@@ -154,6 +155,70 @@ fn a_cache_entry_is_filled_once_and_never_half() {
     });
     assert_eq!(filled.into_inner(), 1);
     assert!(dir.path().join("k/1/whole").is_file());
+}
+
+/// The board of the house, with `more` over it.
+fn board(more: &str) -> (tempfile::TempDir, lifeboat_profile::Profile) {
+    let dir = tempfile::tempdir().unwrap();
+    let house = concat!(env!("CARGO_MANIFEST_DIR"), "/../../board/x86_64-generic");
+    let text = format!("inherits = \"{house}\"\nname = \"b\"\n{more}");
+    fs::write(dir.path().join("board.toml"), text).unwrap();
+    let profile = lifeboat_profile::Profile::load(dir.path()).unwrap();
+    (dir, profile)
+}
+
+#[test]
+fn what_an_image_needs_is_the_sum_of_what_it_takes() {
+    let of = |more: &str| Needs::of(&board(more).1, 3 << 20).unwrap();
+    let field = |needs: &Needs, name: &str| needs.json()[name].as_u64().unwrap();
+    let two = of("[capture]\nworkers = 2\n");
+    let sum: u64 = ["kernel_kib", "cpus_kib", "initramfs_unpacked_kib", "init_fixed_kib"]
+        .iter()
+        .map(|name| field(&two, name))
+        .sum();
+    assert_eq!((two.mib(), field(&two, "initramfs_unpacked_kib")), (sum.div_ceil(1024), 3072));
+    // A worker has a chunk as it is read and as it is packed, and codecs.
+    let worker = field(&two, "worker_kib");
+    assert!((512..4096).contains(&worker), "{worker} KiB");
+    let three = of("[capture]\nworkers = 3\n");
+    assert_eq!(three.fixed(), two.fixed() + worker);
+    assert_eq!(of("").fixed(), three.fixed(), "one a CPU, and there may be three");
+    let larger = of("[capture]\nworkers = 2\nchunk_pages = 128\n");
+    assert!(field(&larger, "worker_kib") >= worker + 2 * 64 * 4, "{larger:?}");
+    let without = of("[capture]\nworkers = 2\ndedup_kib = 0\n");
+    assert_eq!(without.fixed() + 4096, two.fixed());
+}
+
+#[test]
+fn an_image_that_outgrows_its_reservation_is_not_built() {
+    let (_dir, house) = board("");
+    Needs::of(&house, 4 << 20).unwrap().check(&house).unwrap();
+    // Each word of the profile that makes it larger, until it does not fit.
+    for more in [
+        "[reservation]\ncrashkernel_mib = 33\nimage_budget_mib = 8\n",
+        "[capture]\nworkers = 9\n",
+        "[capture]\ndedup_kib = 12000\n",
+    ] {
+        let (_dir, profile) = board(more);
+        let said = Needs::of(&profile, 4 << 20).unwrap().check(&profile).unwrap_err().to_string();
+        for part in ["too small for this image, which needs", "workers of", "hint: raise reserv"] {
+            assert!(said.contains(part), "`{part}` is not in:\n{said}");
+        }
+    }
+    let said = Needs::of(&house, 60 << 20).unwrap().check(&house).unwrap_err().to_string();
+    assert!(said.contains("unpacked initramfs 61440 KiB"), "{said}");
+}
+
+#[test]
+fn an_image_over_its_budget_is_not_built() {
+    let (dir, profile) = board("");
+    let budget = || image::budget(&profile, dir.path(), &crate::report::Report::new());
+    fs::write(dir.path().join("vmlinuz"), vec![0; 7 << 20]).unwrap();
+    fs::write(dir.path().join("initramfs.cpio.zst"), vec![0; 1 << 20]).unwrap();
+    budget().unwrap();
+    fs::write(dir.path().join("initramfs.cpio.zst"), vec![0; (1 << 20) + 1]).unwrap();
+    let said = budget().unwrap_err().to_string();
+    assert!(said.contains("of 8 MiB allowed") && said.contains("hint: "), "{said}");
 }
 
 proptest! {

@@ -8,15 +8,15 @@ use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::commit::{IoMode, Outcome, SourceKind as Recorded};
 use lifeboat_format::header::HEADER_LEN;
 use lifeboat_format::{BLOCK, ChunkKind, SlotState};
-use lifeboat_join::{CryptSeal, Disk, Prints};
+use lifeboat_join::{BUFFERS, CryptSeal, Disk, Prints};
 use lifeboat_sink::{Chain, FileDev, Head as PartHead};
-use lifeboat_sources::worth::Worth;
 use lifeboat_sources::{AnyMemory, OldMemory, SourceKind, open_auto};
 
 use crate::console::{say, with_record};
 use crate::cost::{self, Interrupts};
-use crate::pages::{self, Pages, Readers};
+use crate::pages::{Pages, Readers};
 use crate::phase::{Journal, Phase};
+use crate::places::Records;
 use crate::pool::Hand;
 use crate::supervisor::Supervisor;
 use crate::swap::Swaps;
@@ -30,9 +30,6 @@ pub(crate) fn now() -> u64 {
 
 pub(crate) type Writer = Frames<Disk<FileDev, Disks>, CryptSeal>;
 pub(crate) type SharedWriter = Shared<Disk<FileDev, Disks>, CryptSeal>;
-
-/// Bytes of all buffers between memory and disks, for writes and for reads ahead.
-const BUFFERS: usize = 4 << 20;
 
 /// Runs all phases. `Ok` means that a dump is committed, complete or partial.
 pub(crate) fn run(
@@ -52,7 +49,7 @@ pub(crate) fn run(
         supervisor,
         memory: &ready.memory,
         swaps: &ready.swaps,
-        worth: ready.worth.as_ref(),
+        records: ready.records.as_ref(),
         frames: &ready.frames,
         tuner: &ready.tuner,
         twins: ready.twins.as_ref(),
@@ -69,7 +66,7 @@ pub(crate) fn run(
 struct Ready {
     memory: AnyMemory,
     swaps: Swaps,
-    worth: Option<Worth>,
+    records: Option<Records>,
     frames: SharedWriter,
     tuner: Tuner,
     twins: Option<Twins>,
@@ -122,13 +119,14 @@ impl Ready {
         target.report();
 
         enter(Phase::Head);
-        let worth = pages::worth(config, &memory);
+        let records = Records::open(config, &memory);
         let head = head::Head::gather(config, &memory, &swaps, &target)?;
         let mut workers = make_workers(config)?;
         let twins = make_twins(config, &mut workers)?;
         // A quarter is for reading ahead, where there is anything to read so.
-        let reads = if swaps.list.is_empty() { 0 } else { BUFFERS / 4 };
-        target.set_budget(BUFFERS - reads);
+        let buffers = usize::try_from(config.buffers_kib)? << 10;
+        let reads = if swaps.list.is_empty() { 0 } else { buffers / 4 };
+        target.set_budget(buffers - reads);
         let name = target.name();
         let written = target.disk_names();
         let disks = written.iter().map(String::as_str).chain(swaps.disk_names());
@@ -144,7 +142,7 @@ impl Ready {
         );
         let (frames, tuner) = (Shared::new(frames), Tuner::new(config.codec.methods()));
         let ready =
-            Self { memory, swaps, worth, frames, tuner, twins, interrupts, asked, name, reads };
+            Self { memory, swaps, records, frames, tuner, twins, interrupts, asked, name, reads };
         Ok((ready, workers))
     }
 
@@ -153,7 +151,7 @@ impl Ready {
         let ahead = self.swaps.read_ahead(self.reads, workers.len());
         let hand = |worker| {
             let swap = self.swaps.reader(ahead);
-            let readers = Readers::open(&self.memory, self.worth.as_ref(), swap)?;
+            let readers = Readers::open(&self.memory, self.records.as_ref(), swap)?;
             Ok(Hand { worker, sources: Box::new(readers) })
         };
         workers.into_iter().map(hand).collect()

@@ -21,6 +21,7 @@ mod limits;
 mod mounts;
 mod pages;
 mod phase;
+mod places;
 mod pool;
 mod power;
 mod supervisor;

@@ -4,22 +4,19 @@
 //! nothing here, or below it, allocates.
 
 use lifeboat_engine::{
-    Cursor, EngineError, Frames, Input, Job, Monitor, PageRead, Place, PlaceRead, ReadFault, Tuner,
-    Twins,
+    Cursor, EngineError, Frames, Input, Job, Monitor, PageRead, PlaceRead, ReadFault, Tuner, Twins,
 };
-use lifeboat_format::bootcfg::{BootConfig, Order};
+use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::commit::{Outcome, PageCounts};
-use lifeboat_format::{ChunkKind, Layer, PageRange, Pfn, PhysAddr};
-use lifeboat_sources::elfcorehdr::CoreHeader;
-use lifeboat_sources::vmcoreinfo::VmcoreInfo;
-use lifeboat_sources::worth::{Worth, WorthReader};
-use lifeboat_sources::{AnyMemory, MemoryReader, OldMemory, SourceKind, notes};
+use lifeboat_format::{ChunkKind, Layer, PageRange, Pfn};
+use lifeboat_sources::{AnyMemory, MemoryReader, OldMemory};
 use lifeboat_sys::seal;
 
 use crate::capture::{SharedWriter, Writer};
 use crate::console::say;
 use crate::cost::Interrupts;
 use crate::phase::{Journal, Phase};
+use crate::places::Records;
 use crate::pool::{self, Hand, Pool, STACK, Sources, Task};
 use crate::supervisor::Supervisor;
 use crate::swap::{self, Swaps};
@@ -32,7 +29,7 @@ pub(crate) struct Pages<'a> {
     pub(crate) supervisor: &'a Supervisor,
     pub(crate) memory: &'a AnyMemory,
     pub(crate) swaps: &'a Swaps,
-    pub(crate) worth: Option<&'a Worth>,
+    pub(crate) records: Option<&'a Records>,
     pub(crate) frames: &'a SharedWriter,
     pub(crate) tuner: &'a Tuner,
     pub(crate) twins: Option<&'a Twins>,
@@ -42,46 +39,12 @@ pub(crate) struct Pages<'a> {
 /// Where a task's pages come from: memory, or a swap device by its place in the list.
 const MEMORY: usize = 0;
 
-/// What pages are worth, if the configuration asks and the dead kernel's records can be
-/// read and agree with themselves. Anything else is said and costs only the order.
-pub(crate) fn worth(config: &BootConfig, memory: &AnyMemory) -> Option<Worth> {
-    if config.order != Order::Worth || !config.memory {
-        return None;
-    }
-    let open = || -> Result<Worth, Failure> {
-        let info = notes::vmcoreinfo(memory.notes()).map(VmcoreInfo::new);
-        let info = info.ok_or("no VMCOREINFO")?;
-        let mut reader = memory.reader()?;
-        let worth = Worth::open(&info, &mut reader)?;
-        // Only the elfcorehdr itself tells where the notes lie; /proc/vmcore hides it.
-        if memory.kind() == SourceKind::Oldmem {
-            for note in CoreHeader::parse(memory.elfcorehdr())?.notes() {
-                worth.confirm(&mut reader, PhysAddr(note.offset).pfn())?;
-            }
-        }
-        Ok(worth)
-    };
-    match open() {
-        Ok(worth) => {
-            say!("order: by worth; {}", worth.describe());
-            Some(worth)
-        }
-        Err(why) => {
-            say!("order: by address, because the dead kernel's page records cannot be used: {why}");
-            None
-        }
-    }
-}
-
 impl Pages<'_> {
     /// Captures all of it, the most valuable first: what comes last is what a full
     /// partition or the deadline costs. `Err` only where nothing can be committed.
     pub(crate) fn capture(&self, hands: &mut [Hand<'_>]) -> Result<Outcome, End> {
-        let (before, behind): (&[Layer], &[Layer]) = match self.worth {
-            _ if !self.config.memory => (&[], &[]),
-            None => (&[Layer::Address], &[]),
-            Some(_) => (&[Layer::Kernel, Layer::User], &[Layer::Cache, Layer::Free]),
-        };
+        let (before, behind): (&[Layer], &[Layer]) =
+            if self.config.memory { Records::layers(self.records) } else { (&[], &[]) };
         let swap_ranges: Vec<[PageRange; 1]> =
             self.swaps.list.iter().map(|s| [s.range()]).collect();
         let memory = |layer: &Layer| (MEMORY, *layer, Cursor::new(self.memory.ranges()));
@@ -259,18 +222,18 @@ fn join(outcome: &mut Outcome, this: Outcome) {
 /// One worker's readers.
 pub(crate) struct Readers<'m> {
     memory: Memory,
-    places: Option<Places<'m>>,
+    places: Option<Box<dyn PlaceRead + Send + 'm>>,
     swap: swap::Reader<'m>,
 }
 
 impl<'m> Readers<'m> {
     pub(crate) fn open(
         memory: &AnyMemory,
-        worth: Option<&'m Worth>,
+        records: Option<&'m Records>,
         swap: swap::Reader<'m>,
     ) -> Result<Self, Failure> {
-        let places = match worth {
-            Some(worth) => Some(Places(WorthReader::new(worth, memory.reader()?))),
+        let places = match records {
+            Some(records) => Some(records.places(memory.reader()?)),
             None => None,
         };
         Ok(Self { memory: Memory(memory.reader()?), places, swap })
@@ -281,7 +244,7 @@ impl Sources for Readers<'_> {
     fn input(&mut self, source: usize) -> Input<'_> {
         match source.checked_sub(MEMORY + 1) {
             None => {
-                let places = self.places.as_mut().map(|p| p as &mut dyn PlaceRead);
+                let places = self.places.as_mut().map(|p| &mut **p as &mut dyn PlaceRead);
                 Input { pages: &mut self.memory, places }
             }
             Some(device) => {
@@ -324,23 +287,5 @@ impl PageRead for Memory {
             })
             .map(|_| ())
             .map_err(|e| ReadFault(std::io::Error::from_raw_os_error(e.errno())))
-    }
-}
-
-/// What pages are worth, by the dead kernel's own records.
-struct Places<'w>(WorthReader<'w, MemoryReader>);
-
-impl PlaceRead for Places<'_> {
-    fn places(&mut self, first: Pfn, out: &mut [Place]) {
-        let mut layers = [Layer::Kernel; 32];
-        let mut at = first.0;
-        for part in out.chunks_mut(layers.len()) {
-            let layers = layers.get_mut(..part.len()).unwrap_or_default();
-            self.0.layers(Pfn(at), layers);
-            for (place, layer) in part.iter_mut().zip(layers) {
-                *place = Place::In(*layer);
-            }
-            at += part.len() as u64;
-        }
     }
 }

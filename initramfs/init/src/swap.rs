@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use lifeboat_engine::{PageRead, ReadFault};
 use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::{PageRange, Pfn};
+use lifeboat_sources::blockdev;
 use lifeboat_sources::swap::{self, SwapDevice};
 use lifeboat_sources::swapread::{ReadAhead, SwapReader};
 use lifeboat_sys::QueueMode;
@@ -41,6 +42,13 @@ impl Swaps {
         for problem in &plan.problems {
             say!("sources: {problem}");
         }
+        let mut missing = !plan.problems.is_empty();
+        for selector in config.swap_on.iter().flatten() {
+            if let Err(why) = blockdev::find(&devices.all, selector) {
+                say!("sources: swap that was on when the host was armed: {why}");
+                missing = true;
+            }
+        }
         let list = (0u16..)
             .zip(plan.devices)
             .map(|(index, device)| SwapSource {
@@ -52,7 +60,7 @@ impl Swaps {
                 mode: AtomicU8::new(0),
             })
             .collect();
-        Self { list, missing: !plan.problems.is_empty() }
+        Self { list, missing }
     }
 
     /// Pages of all devices.

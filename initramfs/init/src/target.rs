@@ -40,11 +40,9 @@ impl Target {
         self.disks.list.iter().map(|(block, _)| block.disk.clone()).collect()
     }
 
-    /// Fixes the memory that writes wait in, in bytes. Gives what it comes to.
-    pub(crate) fn set_budget(&mut self, bytes: usize) -> usize {
+    /// Fixes the memory that writes wait in, in bytes.
+    pub(crate) fn set_budget(&mut self, bytes: usize) {
         self.disks.budget = bytes;
-        let shape = self.disks.shape();
-        shape.depth * shape.len
     }
 
     /// The volume that the dump begins on.

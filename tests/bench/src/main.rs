@@ -24,7 +24,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use argh::FromArgs;
-use lifeboat_qemu::error::Res;
+use lifeboat_qemu::error::{Res, ensure};
 
 use crate::input::Variant;
 use crate::lab::Lab;
@@ -83,8 +83,13 @@ fn bench(args: &Args) -> Res<()> {
     let rounds = if args.quick { 1 } else { args.rounds.max(1) };
     let mut lab = Lab::new(rounds)?;
     lab.introduce();
-    for section in chosen {
-        section(&mut lab)?;
+    let mut failures = Vec::new();
+    for (name, section) in chosen {
+        if let Err(why) = section(&mut lab) {
+            println!("\nsection {name} FAILED: {why}");
+            failures.push(name);
+        }
     }
-    Ok(())
+    // What the others measured is not lost for it.
+    ensure(failures.is_empty(), format_args!("sections that failed: {}", failures.join(", ")))
 }

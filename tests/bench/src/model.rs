@@ -26,8 +26,8 @@ pub(crate) struct Rates {
     pub scaling: f64,
     /// Part of memory that has to be stored: not zero.
     pub share: f64,
-    /// Bytes a second that the one ordered path of the engine passed at most: all
-    /// that goes through it is what goes to the disk.
+    /// Bytes a second that were seen to pass the engine's one submitter: all that goes
+    /// to the disk does. A lower bound, since something else may have bound it.
     pub ordered: f64,
 }
 
@@ -57,7 +57,7 @@ impl Rates {
                 let parts = [
                     (data / (mode.rate * speedup), "workers"),
                     (out / disk, "disk"),
-                    (out / self.ordered, "ordered path"),
+                    (out / self.ordered, "submitter"),
                 ];
                 let (seconds, binds) =
                     parts.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default();
@@ -78,9 +78,10 @@ impl Rates {
             );
         }
         println!(
-            "  {:.2} times as fast with twice the workers; {:.0} % of memory is data; the ordered \
-             path\n  (sealing, numbering, submitting) passed {:.1} GB/s at least. Work overlaps: \
-             the slowest part binds.\n  Memory bandwidth is not modelled.\n",
+            "  {:.2} times as fast with twice the workers; {:.0} % of memory is data; the one \
+             submitter passed\n  {:.1} GB/s here, and may do more. Work overlaps: the slowest part \
+             binds. One mode for all pages\n  (adaptive mixes them, and is not slower); the bandwidth \
+             of memory is not modelled.\n",
             self.scaling,
             self.share * 100.0,
             self.ordered / GB
@@ -131,7 +132,7 @@ mod tests {
         let fast = rates().predict(10.0 * GB, 100.0 * GB, 1).unwrap();
         assert_eq!((fast.mode, fast.binds), ("store", "workers"));
         let many = rates().predict(10.0 * GB, 100.0 * GB, 64).unwrap();
-        assert_eq!((many.mode, many.binds), ("zstd 1", "ordered path"));
+        assert_eq!((many.mode, many.binds), ("zstd 1", "submitter"));
     }
 
     #[test]

@@ -39,25 +39,10 @@ impl Makedumpfile {
             Some(path) => vec![PathBuf::from(path)],
             None => packaged()?,
         };
-        let mut peer = Self { command, version: String::new(), snappy: false };
-        let (program, rest) = peer.command.split_first().ctx("makedumpfile")?;
+        let (program, rest) = command.split_first().ctx("makedumpfile")?;
         let output = Command::new(program).args(rest).arg("-v").output().ctx("makedumpfile -v")?;
-        let said = both(&output);
-        let has = |codec: &str| {
-            said.lines().any(|l| l.starts_with(codec) && l.trim_end().ends_with("enabled"))
-        };
-        let version = said.split_whitespace().skip_while(|w| *w != "version").nth(1);
-        version.unwrap_or("?").clone_into(&mut peer.version);
-        let numbers: Vec<u32> = peer.version.split('.').filter_map(|n| n.parse().ok()).collect();
-        ensure(
-            numbers.as_slice() >= OLDEST.as_slice() && has("zstd") && has("lzo"),
-            format_args!(
-                "this makedumpfile is no fair peer (1.7.8 with zstd and lzo is needed):\n{said}\
-                 hint: MAKEDUMPFILE=/path/of/another"
-            ),
-        )?;
-        peer.snappy = has("snappy");
-        Ok(peer)
+        let (version, snappy) = judge(&both(&output))?;
+        Ok(Self { command, version, snappy })
     }
 
     /// A run on `from`, into `to`: level and codec as makedumpfile's own options.
@@ -71,6 +56,23 @@ impl Makedumpfile {
             .args(options)
             .args([from, to])
     }
+}
+
+/// Version and whether snappy is built in, from what `-v` prints.
+fn judge(said: &str) -> Res<(String, bool)> {
+    let has = |codec: &str| {
+        said.lines().any(|l| l.starts_with(codec) && l.trim_end().ends_with("enabled"))
+    };
+    let version = said.split_whitespace().skip_while(|w| *w != "version").nth(1).unwrap_or("?");
+    let numbers: Vec<u32> = version.split('.').filter_map(|n| n.parse().ok()).collect();
+    ensure(
+        numbers.as_slice() >= OLDEST.as_slice() && has("zstd") && has("lzo"),
+        format_args!(
+            "this makedumpfile is no fair peer (1.7.8 with zstd and lzo is needed):\n{said}\
+             hint: MAKEDUMPFILE=/path/of/another"
+        ),
+    )?;
+    Ok((version.to_owned(), has("snappy")))
 }
 
 /// The packaged one: loader, library path, program.
@@ -102,4 +104,25 @@ fn packaged() -> Res<Vec<PathBuf>> {
         lib,
         dir.join("bin/makedumpfile"),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(version: &str, zstd: &str) -> String {
+        format!(
+            "makedumpfile: version {version} (released on 30 Oct 2025)\nlzo\tenabled\n\
+             snappy\tdisabled\nzstd\t{zstd}\n\n"
+        )
+    }
+
+    #[test]
+    fn an_old_one_or_one_without_zstd_is_no_peer() {
+        assert_eq!(judge(&said("1.7.8", "enabled")).unwrap(), ("1.7.8".to_owned(), false));
+        assert!(judge(&said("1.8.0", "enabled")).is_ok());
+        for bad in [said("1.7.6", "enabled"), said("1.7.8", "disabled"), String::new()] {
+            assert!(judge(&bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -29,6 +29,7 @@ pub mod keys;
 pub mod machine;
 pub mod measure;
 pub mod script;
+pub mod types;
 pub mod volume;
 
 /// A fuzz target, and what one input may cost.
@@ -67,6 +68,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "gpt", run: machine::gpt, max_len: 16 * KIB, max_heap: 4 * MIB },
     // age buffers a chunk of 64 KiB and the header's stanzas.
     Target { name: "age", run: keys::age, max_len: 16 * KIB, max_heap: 4 * MIB },
+    // Two windows of 64 KiB, an index, and here a list of all types.
+    Target { name: "btf", run: types::btf, max_len: 16 * KIB, max_heap: MIB },
+    // A window, the tokens, and the image that the target puts together.
+    Target { name: "kallsyms", run: types::kallsyms, max_len: 8 * KIB, max_heap: MIB },
     // See `dump::dump`.
     Target { name: "dump", run: dump::dump, max_len: 64 * KIB, max_heap: 256 * MIB },
 ];

@@ -28,6 +28,9 @@ use lifeboat_fuzz::script::{self, IDENTITY, RECIPIENT};
 #[path = "../../../field/tests/support/mod.rs"]
 mod support;
 use support::{Machine, Setup, Taken};
+#[path = "../../../capturer/sources/tests/machine/btf.rs"]
+mod tables;
+use tables::{CONST, PTR, STRUCT, Symbols, TYPEDEF, Types, UNION};
 
 /// A machine of few pages: every fifth has text, some cannot be read, the rest is zero.
 struct Small;
@@ -285,6 +288,39 @@ fn seeds_of_the_other_targets() {
         b"\x01\x1c\x00-> ssh-ed25519 abcd\nAAAA\n-> g\n\n01234567890123456789012345678901",
     );
     disks();
+}
+
+/// A struct with everything in it, and some symbols.
+#[test]
+fn seeds_of_symbols_and_types() {
+    let mut t = Types::new();
+    let long = t.int("long", 8);
+    let pointer = t.plain(PTR, "", 0);
+    let inner = t.record(STRUCT, "", 16, &[("deep", long, 64), ("shared", long, 0)]);
+    let name = t.plain(TYPEDEF, "inner_t", inner);
+    let read_only = t.plain(CONST, "", name);
+    let array = t.array(long, 3);
+    let union = t.record(UNION, "", 16, &[("one", long, 0), ("", read_only, 0)]);
+    t.record(STRUCT, "page", 64, &[("flags", long, 0), ("", union, 64), ("next", pointer, 192)]);
+    t.record(STRUCT, "zone", 64, &[("free_area", array, 0)]);
+    t.bits("bits", 8, &[("low", long, 0, 3), ("high", long, 3, 5)]);
+    t.enumeration("pageflags", false, &[("PG_lru", 4), ("__NR_PAGEFLAGS", 25)]);
+    t.enumeration64("wide", &[("BIG", 1 << 40)]);
+    let whole = t.build();
+    let word = |at: usize| u32::from_le_bytes(whole[at..at + 4].try_into().unwrap());
+    let names = u16::try_from(word(20)).unwrap().to_le_bytes();
+    lifeboat_fuzz::types::btf(&whole);
+    lifeboat_fuzz::types::btf(&[&names, &whole[24..]].concat());
+    keep("btf", "whole", &whole);
+    keep("btf", "body", &[&names, &whole[24..]].concat());
+    let long = "x".repeat(200);
+    let list = [(8, "a"), (16, "__stop_BTF"), (24, "x"), (32, long.as_str()), (40, "x")];
+    let tables = Symbols::new(tables::Form::Relative, 0, &list);
+    lifeboat_fuzz::types::kallsyms(&tables.names);
+    keep("kallsyms", "names", &tables.names);
+    let mut table = tables.tokens;
+    table.resize(1024, 0);
+    keep("kallsyms", "all", &[tables.index, table, tables.names].concat());
 }
 
 /// What mkswap and sgdisk write.

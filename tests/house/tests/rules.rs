@@ -29,7 +29,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("lifeboat-profile", &["lifeboat-format", "lifeboat-crypt"]),
-    ("lifeboat-builder", &["lifeboat-profile", "lifeboat-format"]),
+    // What PID 1 will take is asked of the code that takes it.
+    ("lifeboat-builder", &["lifeboat-profile", "lifeboat-format", "lifeboat-join"]),
     (
         "lifeboat",
         &[

@@ -38,8 +38,12 @@ pub struct Plan {
     pub bus: Bus,
     /// The guest's memory in MiB.
     pub memory_mib: u64,
+    /// Whether it is not in a file: may be more than the host has, cannot be copied.
+    pub sparse: bool,
+    /// The guest's CPUs.
+    pub cpus: u32,
     /// `crashkernel=`.
-    pub crashkernel: &'static str,
+    pub crashkernel: String,
     /// Size of the dump partition in MiB.
     pub dump_mib: u64,
     /// Keys of the board profile with other values, in the guest's copy of the image:
@@ -48,6 +52,8 @@ pub struct Plan {
     pub profile: &'static [(&'static str, &'static str)],
     /// What is appended to the crash kernel's command line, one word.
     pub append: &'static str,
+    /// A page of the swap partition that the disk cannot read.
+    pub bad_swap: Option<u64>,
     /// Whether there is a watchdog device.
     pub watchdog: bool,
     /// Whether the machine has a second disk, `second.img` of the work folder.
@@ -67,10 +73,13 @@ impl Plan {
             victim: Victim::Cloud61,
             bus: Bus::Virtio,
             memory_mib: 1024,
-            crashkernel: "64M",
+            sparse: false,
+            cpus: 2,
+            crashkernel: "64M".to_owned(),
             dump_mib: 512,
             profile: &[],
             append: VERBOSE,
+            bad_swap: None,
             watchdog: false,
             second: false,
             format: true,
@@ -196,12 +205,15 @@ impl Lab {
             vmlinuz: &ground.kernel.vmlinuz,
             initramfs: &initramfs,
             memory_mib: plan.memory_mib,
-            crashkernel: plan.crashkernel,
+            sparse: plan.sparse,
+            cpus: plan.cpus,
+            crashkernel: &plan.crashkernel,
             bus: plan.bus,
             disk: &ground.disk,
             second: second.as_deref(),
             log: None,
             saved: None,
+            bad_sector: plan.bad_swap.map(|page| ground.disk.swap.start / 512 + page * 8),
             watchdog: plan.watchdog,
             work: &ground.work,
         })?;
@@ -429,23 +441,35 @@ fn public_half(identity: &Path) -> Res<String> {
 
 /// The guest's own files of the image, where the plan changes them.
 fn image_copy(plan: &Plan, work: &Path) -> Res<Vec<(&'static str, Vec<u8>)>> {
-    if plan.profile.is_empty() {
-        return Ok(Vec::new());
-    }
     let image = paths::image()?;
+    // All of memory is compared, unless a test is about what is left out.
+    let mut wanted = plan.profile.to_vec();
+    if !wanted.iter().any(|(key, _)| *key == "exclude") {
+        wanted.push(("exclude", "[]"));
+    }
     let profile = fs::read_to_string(image.join("board.toml")).ctx("board.toml")?;
     let mut hits = 0;
     let mut changed = String::new();
+    let mut list = false;
     for line in profile.lines() {
+        // The rest of a list that was replaced.
+        if list {
+            list = line != "]";
+            continue;
+        }
         let key = line.split_once(" = ").map_or(line, |(k, _)| k.trim());
-        match plan.profile.iter().find(|(k, _)| *k == key) {
+        match wanted.iter().find(|(k, _)| *k == key) {
             Some((section, added)) if section.starts_with('[') => {
                 hits += 1;
                 let _ = writeln!(changed, "{line}\n{added}");
             }
-            Some((_, "")) => hits += 1,
+            Some((_, "")) => {
+                hits += 1;
+                list = line.ends_with(" = [");
+            }
             Some((_, value)) => {
                 hits += 1;
+                list = line.ends_with(" = [");
                 let _ = writeln!(changed, "{key} = {value}");
             }
             None => {
@@ -453,13 +477,13 @@ fn image_copy(plan: &Plan, work: &Path) -> Res<Vec<(&'static str, Vec<u8>)>> {
             }
         }
     }
-    for (section, added) in plan.profile.iter().filter(|(k, _)| k.starts_with('[')) {
+    for (section, added) in wanted.iter().filter(|(k, _)| k.starts_with('[')) {
         if !changed.lines().any(|l| l == *section) {
             hits += 1;
             let _ = writeln!(changed, "\n{section}\n{added}");
         }
     }
-    ensure(hits == plan.profile.len(), "board.toml does not name each changed key once")?;
+    ensure(hits == wanted.len(), "board.toml does not name each changed key once")?;
     let file = work.join("board.toml");
     fs::write(&file, &changed).ctx(file.display())?;
     let sum = run(Command::new("sha256sum").arg(&file))?;

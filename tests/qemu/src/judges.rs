@@ -126,6 +126,48 @@ pub fn compare_by_drgn(
     Ok((numbers.next().ctx("drgn's count")?, numbers.next().ctx("drgn's count")?))
 }
 
+/// What each page is, as drgn says from DWARF: a digit for each pfn from 0 on, see
+/// `tests/checkers/worth.py`.
+///
+/// # Errors
+/// When drgn fails.
+pub fn classes_by_drgn(vmcore: &Path, vmlinux: &Path, work: &Path) -> Res<Vec<u8>> {
+    let map = work.join("classes.map");
+    print!("{}", run(drgn(vmcore, vmlinux, "worth.py")?.arg(&map))?);
+    fs::read(&map).ctx(map.display())
+}
+
+/// What crash says when it is to read one page of physical memory.
+///
+/// # Errors
+/// When it does not start.
+pub fn read_by_crash(vmcore: &Path, vmlinux: &Path, page: u64, work: &Path) -> Res<String> {
+    let script = work.join("read.cmd");
+    fs::write(&script, format!("rd -p {page:x} 2 > crash.read\nquit\n")).ctx("read.cmd")?;
+    let output = provision::crash()?
+        .command()
+        .args(["-s", "--no_scroll", "-i"])
+        .arg(&script)
+        .arg(vmlinux)
+        .arg(vmcore)
+        .current_dir(work)
+        .stdin(Stdio::null())
+        .output()
+        .ctx("crash")?;
+    let read = fs::read_to_string(work.join("crash.read")).ctx("crash.read")?;
+    Ok(format!("{read}{}", both(&output)).trim().to_owned())
+}
+
+/// What drgn says then.
+///
+/// # Errors
+/// When it does not start.
+pub fn read_by_drgn(vmcore: &Path, vmlinux: &Path, page: u64) -> Res<String> {
+    let mut command = drgn(vmcore, vmlinux, "read.py")?;
+    let output = command.arg(format!("{page:#x}")).stdin(Stdio::null()).output().ctx("drgn")?;
+    Ok(both(&output).trim().to_owned())
+}
+
 /// What crash 8.0.6 says: `sys`, `bt`, `ps`, `log` and `vm` of the victim.
 ///
 /// # Errors

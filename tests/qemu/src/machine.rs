@@ -57,6 +57,11 @@ pub struct Setup<'a> {
     pub initramfs: &'a Path,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// Whether that memory is QEMU's own and not a file: larger than the host's, as long
+    /// as the guest does not touch it. It cannot be copied.
+    pub sparse: bool,
+    /// Its CPUs.
+    pub cpus: u32,
     /// Size of the crash kernel's reservation, as `crashkernel=` takes it.
     pub crashkernel: &'a str,
     /// How the disk is attached.
@@ -69,6 +74,8 @@ pub struct Setup<'a> {
     pub log: Option<&'a Path>,
     /// A stopped machine to go on with; nothing is booted then.
     pub saved: Option<&'a Saved>,
+    /// A sector of the disk that cannot be read, of 512 bytes.
+    pub bad_sector: Option<u64>,
     /// Whether the machine has an i6300esb watchdog that resets it.
     pub watchdog: bool,
     /// Folder for logs and sockets.
@@ -90,7 +97,8 @@ pub struct Machine {
     child: Child,
     qmp: Qmp,
     orders: UnixStream,
-    ram: Scrap,
+    /// `None` where memory is in no file.
+    ram: Option<Scrap>,
     ram_bytes: u64,
     /// The first serial port: victim's kernel, crash kernel and its PID 1.
     pub console: Console,
@@ -117,16 +125,16 @@ impl Machine {
     pub fn start(setup: &Setup<'_>) -> Res<Self> {
         let work = setup.work;
         let ram_bytes = setup.memory_mib << 20;
-        let ram = ram_file(work, ram_bytes);
-        if let Some(saved) = setup.saved {
-            copy_sparse(&saved.ram, 0, ram_bytes, &ram)?;
+        let ram = (!setup.sparse).then(|| Scrap(ram_file(work, ram_bytes)));
+        if let (Some(saved), Some(ram)) = (setup.saved, &ram) {
+            copy_sparse(&saved.ram, 0, ram_bytes, &ram.0)?;
         }
         let (qmp, serial) = (work.join("qmp.sock"), work.join("control.sock"));
         for old in [&qmp, &serial] {
             let _ = fs::remove_file(old);
         }
         let errors = File::create(work.join("qemu.log")).ctx("qemu.log")?;
-        let mut command = qemu(setup, &ram);
+        let mut command = qemu(setup, ram.as_ref().map(|r| &*r.0));
         command
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", qmp.display()))
@@ -151,7 +159,7 @@ impl Machine {
             control: Console::follow("control port", start, answers, log("control.log")?),
             orders,
             child,
-            ram: Scrap(ram),
+            ram,
             ram_bytes,
             start,
         };
@@ -303,17 +311,36 @@ impl Machine {
     }
 
     /// The file that is the machine's memory; it goes with the machine.
-    #[must_use]
-    pub fn ram(&self) -> &Path {
-        &self.ram.0
+    ///
+    /// # Errors
+    /// When its memory is in no file.
+    pub fn ram(&self) -> Res<&Path> {
+        self.ram.as_ref().map(|r| &*r.0).ctx("the memory of a sparse machine is in no file")
+    }
+
+    /// Asks the guest for memory, so that it keeps no more than this many bytes.
+    ///
+    /// # Errors
+    /// When QEMU refuses, or the guest does not do it within a minute.
+    pub fn balloon(&mut self, keep: u64) -> Res<()> {
+        self.qmp.run("balloon", json!({ "value": keep }))?;
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let now = self.qmp.run("query-balloon", json!({}))?;
+            if now.get("actual").and_then(Value::as_u64).is_some_and(|a| a <= keep) {
+                return Ok(());
+            }
+            ensure(Instant::now() < end, format_args!("the balloon stays small: {now}"))?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Copies the machine's memory to a file, holes kept.
     ///
     /// # Errors
-    /// When a file fails.
+    /// When a file fails, or the memory is in none.
     pub fn save_ram(&self, to: &Path) -> Res<()> {
-        copy_sparse(&self.ram.0, 0, self.ram_bytes, to)
+        copy_sparse(self.ram()?, 0, self.ram_bytes, to)
     }
 
     /// Waits for QEMU to end, which it does at a power-off.
@@ -349,14 +376,25 @@ fn ram_file(work: &Path, bytes: u64) -> PathBuf {
     work.join("ram")
 }
 
-fn qemu(setup: &Setup<'_>, ram: &Path) -> Command {
+fn qemu(setup: &Setup<'_>, ram: Option<&Path>) -> Command {
     let mib = setup.memory_mib;
     let mut command = Command::new("qemu-system-x86_64");
+    command.args(["-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max"]).args([
+        "-smp",
+        &setup.cpus.to_string(),
+        "-m",
+        &format!("{mib}M"),
+    ]);
+    let backend = match ram {
+        // Not reserved: the host need not have as much.
+        None => format!("memory-backend-ram,id=ram,size={mib}M,reserve=off"),
+        Some(path) => {
+            let path = path.display();
+            format!("memory-backend-file,id=ram,size={mib}M,share=on,mem-path={path}")
+        }
+    };
     command
-        .args(["-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max", "-smp", "2"])
-        .args(["-machine", "q35,memory-backend=ram", "-m", &format!("{mib}M")])
-        .arg("-object")
-        .arg(format!("memory-backend-file,id=ram,size={mib}M,share=on,mem-path={}", ram.display()))
+        .args(["-machine", "q35,memory-backend=ram", "-object", &backend])
         .arg("-drive")
         .arg(first_drive(setup))
         .args(["-device", setup.bus.device()])
@@ -373,6 +411,8 @@ fn qemu(setup: &Setup<'_>, ram: &Path) -> Command {
         command.arg("-drive").arg(second_drive(path));
         command.args(["-device", "virtio-blk-pci,id=second,drive=d1,num-queues=2"]);
     }
+    // A guest that has its driver gives memory back when it is told to.
+    command.args(["-device", "virtio-balloon-pci,id=balloon"]);
     if setup.watchdog {
         command.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
     }
@@ -384,9 +424,15 @@ fn qemu(setup: &Setup<'_>, ram: &Path) -> Command {
 
 fn first_drive(setup: &Setup<'_>) -> String {
     let path = setup.disk.path.display();
-    match setup.log {
-        None => format!("if=none,id=d0,format=raw,file={path},throttling.bps-total=0"),
-        Some(log) => format!(
+    match (setup.log, setup.bad_sector) {
+        (None, None) => format!("if=none,id=d0,format=raw,file={path},throttling.bps-total=0"),
+        (None, Some(sector)) => format!(
+            "if=none,id=d0,format=raw,file.driver=blkdebug,file.image.driver=file,\
+             file.image.filename={path},file.inject-error.0.event=none,\
+             file.inject-error.0.iotype=read,file.inject-error.0.sector={sector},\
+             file.inject-error.0.errno=5,file.inject-error.0.once=off"
+        ),
+        (Some(log), _) => format!(
             "if=none,id=d0,driver=blklogwrites,log-sector-size=512,file.driver=file,\
              file.filename={path},log.driver=file,log.filename={}",
             log.display()

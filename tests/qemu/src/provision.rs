@@ -191,7 +191,10 @@ pub fn drgn() -> Res<PathBuf> {
 }
 
 /// Makes a folder beside its place and renames it when `fill` has succeeded.
-fn install(dir: &Path, fill: impl FnOnce(&Path) -> Res<()>) -> Res<()> {
+///
+/// # Errors
+/// When it cannot be made, or `fill` fails.
+pub fn install(dir: &Path, fill: impl FnOnce(&Path) -> Res<()>) -> Res<()> {
     let new = dir
         .with_file_name(format!("{}.new", dir.file_name().unwrap_or_default().to_string_lossy()));
     remove(&new)?;

@@ -209,6 +209,12 @@ fn panic_in_pid_1() -> Res<()> {
     with_fault("panic", "panic@memory", "lifeboat: PANIC in PID 1")
 }
 
+/// Memory is taken behind the seal: the run ends there, and says why.
+#[test]
+fn an_allocation_behind_the_seal() -> Res<()> {
+    with_fault("alloc", "alloc@memory", "lifeboat: BREACH: 4242 bytes were allocated")
+}
+
 #[test]
 fn hang_of_pid_1() -> Res<()> {
     with_fault("hang", "hang@memory", "lifeboat: DEADLINE")
@@ -267,7 +273,8 @@ fn a_disk_that_hangs() -> Res<()> {
 
 #[test]
 fn a_reservation_that_is_too_small() -> Res<()> {
-    let plan = Plan { crashkernel: "24M", profile: SHORT, ..Plan::named("tiny-reservation") };
+    let plan =
+        Plan { crashkernel: "24M".to_owned(), profile: SHORT, ..Plan::named("tiny-reservation") };
     let mut lab = Lab::new(&plan)?;
     let refused = lab.try_arm("")?;
     println!("arm: exit {}: {}", refused.code, refused.text);

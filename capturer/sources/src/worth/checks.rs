@@ -7,9 +7,9 @@ use lifeboat_format::{PAGE, Pfn};
 
 use crate::bytes::{le32, le64};
 use crate::memory::PhysRead;
-use crate::vmcoreinfo::VmcoreInfo;
 
 use super::class::{Class, Seen};
+use super::facts::Facts;
 use super::layout::MAX_SIZE;
 use super::reader::{BLOCK, WorthReader};
 use super::{Worth, WorthError, lists};
@@ -20,6 +20,9 @@ const TEXT_STEP: u64 = 4;
 /// Page flags among which `PG_reserved` is (bit 10 to 14 so far), and none of what is
 /// above the flags: node, zone and, from bit 30 on, the last CPU (`page-flags-layout.h`).
 const FLAGS: u64 = 0x00ff_ffff;
+
+/// Blocks that are looked at, about: 4 MiB of `struct page`s.
+const BLOCKS: u64 = 64;
 
 /// What the checks saw.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,37 +38,51 @@ pub struct Checked {
 
 pub(super) fn all(
     worth: &Worth,
-    info: &VmcoreInfo<'_>,
+    info: &Facts<'_>,
     memory: &mut impl PhysRead,
     sections: &[u64],
 ) -> Result<Checked, WorthError> {
     let lists = lists::follow(worth, info, memory)?;
     let mut reader = WorthReader::new(worth, &mut *memory);
-    let (pages, doubts) = sample(worth, &mut reader, sections)?;
+    let (pages, doubts) = sample(&mut reader, blocks(worth, sections))?;
     drop(reader);
     own_tables(worth, info, memory)?;
     Ok(Checked { pages, doubts, lists })
 }
 
-/// One block out of each section of the sample, not always at the same place in it.
-/// One page in a hundred may be odd: a section need not be memory to its end.
+/// First pages of some blocks out of each section of the sample: [`BLOCKS`] in all, or all
+/// there are, not always at the same place in a section.
+pub(super) fn blocks(worth: &Worth, sections: &[u64]) -> impl Iterator<Item = u64> {
+    let shift = worth.sections.shift;
+    let count = (1u64 << shift) / BLOCK as u64;
+    // Both powers of two, so that no block comes twice.
+    let each = (BLOCKS / (sections.len() as u64).max(1)).max(1).next_power_of_two().min(count);
+    (0u64..).zip(sections).flat_map(move |(n, section)| {
+        (0..each).map(move |k| {
+            let block = (n * 7 + k * (count / each)) % count;
+            (section << shift) + block * BLOCK as u64
+        })
+    })
+}
+
+/// One page in a hundred may be odd: a section need not be memory to its end. Nor are
+/// more than that faulty in a machine that ran.
 fn sample<R: PhysRead>(
-    worth: &Worth,
     reader: &mut WorthReader<'_, R>,
-    sections: &[u64],
+    blocks: impl Iterator<Item = u64>,
 ) -> Result<(u64, u64), WorthError> {
     let mut classes = [Class::Kernel; BLOCK];
-    let blocks = (1u64 << worth.sections.shift) / BLOCK as u64;
-    let mut pages = 0;
-    for (n, section) in (0u64..).zip(sections) {
-        let block = (n * 7) % blocks;
-        let first = (section << worth.sections.shift) + block * BLOCK as u64;
+    let (mut pages, mut poison) = (0, 0u64);
+    for first in blocks {
         reader.classes(Pfn(first), &mut classes);
         pages += BLOCK as u64;
+        poison += classes.iter().map(|c| u64::from(*c == Class::Poison)).sum::<u64>();
     }
     let doubts = reader.doubts();
-    if doubts > pages / 100 {
-        return Err(WorthError::Nonsense { what: "struct pages", bad: doubts, of: pages });
+    for (what, bad) in [("struct pages", doubts), ("pages without a fault", poison)] {
+        if bad > pages / 100 {
+            return Err(WorthError::Nonsense { what, bad, of: pages });
+        }
     }
     Ok((pages, doubts))
 }
@@ -101,11 +118,11 @@ pub(super) fn struct_page<'b>(
 /// with the same one flag, `PG_reserved` (`reserve_bootmem_region()`, `mm/mm_init.c`). Gives that flag.
 pub(super) fn text(
     worth: &Worth,
-    info: &VmcoreInfo<'_>,
+    info: &Facts<'_>,
     memory: &mut impl PhysRead,
 ) -> Result<u64, WorthError> {
     let what = "the kernel's text";
-    let start = info.symbol("_stext").ok_or(WorthError::Missing("SYMBOL(_stext)"))?;
+    let start = info.info().symbol("_stext").ok_or(WorthError::Missing("SYMBOL(_stext)"))?;
     let mut common = FLAGS;
     let mut last = 0;
     for n in 0..TEXT_PAGES {
@@ -141,14 +158,14 @@ pub(super) fn text(
 /// table of sections, and the `struct page`s themselves.
 fn own_tables(
     worth: &Worth,
-    info: &VmcoreInfo<'_>,
+    info: &Facts<'_>,
     memory: &mut impl PhysRead,
 ) -> Result<(), WorthError> {
     let pages = [
-        ("the top page table", info.symbol("init_top_pgt")),
-        ("the kernel's log", info.symbol("prb")),
-        ("the name of the kernel", info.symbol("init_uts_ns")),
-        ("the table of nodes", info.symbol("node_data")),
+        ("the top page table", info.info().symbol("init_top_pgt")),
+        ("the kernel's log", info.info().symbol("prb")),
+        ("the name of the kernel", info.info().symbol("init_uts_ns")),
+        ("the table of nodes", info.info().symbol("node_data")),
         ("the table of sections", Some(worth.sections.roots)),
     ];
     for (what, addr) in pages {

@@ -14,7 +14,7 @@ pub enum Class {
     Kernel = 0,
     /// Given back to the hypervisor or to firmware (`PageOffline`): nothing to read.
     Offline = 1,
-    /// Anonymous memory of processes, and the swap cache.
+    /// Anonymous memory of processes.
     Anon = 2,
     /// tmpfs and System V shared memory: no file holds it.
     Shmem = 3,
@@ -26,11 +26,15 @@ pub enum Class {
     CachePrivate = 6,
     /// In the buddy allocator's lists.
     Free = 7,
+    /// In the swap cache, and no longer or not yet anybody's by its mapping.
+    SwapCache = 8,
+    /// Faulty memory (`PG_hwpoison`): never to be read.
+    Poison = 9,
 }
 
 impl Class {
     /// All, by number.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Kernel,
         Self::Offline,
         Self::Anon,
@@ -39,14 +43,16 @@ impl Class {
         Self::Cache,
         Self::CachePrivate,
         Self::Free,
+        Self::SwapCache,
+        Self::Poison,
     ];
 
     /// The layer that such a page is captured in; never [`Layer::Address`].
     #[must_use]
     pub const fn layer(self) -> Layer {
         match self {
-            Self::Kernel | Self::Offline => Layer::Kernel,
-            Self::Anon | Self::Shmem | Self::Huge => Layer::User,
+            Self::Kernel | Self::Offline | Self::Poison => Layer::Kernel,
+            Self::Anon | Self::Shmem | Self::Huge | Self::SwapCache => Layer::User,
             Self::Cache | Self::CachePrivate => Layer::Cache,
             Self::Free => Layer::Free,
         }
@@ -64,6 +70,8 @@ impl Class {
             Self::Cache => "cache",
             Self::CachePrivate => "cache-private",
             Self::Free => "free",
+            Self::SwapCache => "swap-cache",
+            Self::Poison => "poison",
         }
     }
 }
@@ -83,8 +91,8 @@ pub(super) enum Seen {
 
 /// `PAGE_MAPPING_ANON` and `PAGE_MAPPING_MOVABLE`, the low bits of `mapping`
 /// (`include/linux/page-flags.h`); both together are KSM, which is anonymous.
-const ANON: u64 = 1;
-const MOVABLE: u64 = 2;
+pub(super) const ANON: u64 = 1;
+pub(super) const MOVABLE: u64 = 2;
 
 /// Whether this is where kernel objects are: the upper half, and aligned.
 fn is_kernel_pointer(value: u64) -> bool {
@@ -119,7 +127,7 @@ impl PageLayout {
             return if lru || flags & self.pg_slab != 0 {
                 Seen::Doubt
             } else if mapcount == self.buddy {
-                let unused = refcount == 0 && flags & self.busy() == 0;
+                let unused = refcount == 0 && flags & self.busy == 0;
                 let order = word(self.private).filter(|_| unused);
                 order.map_or(Seen::Doubt, Seen::Buddy)
             } else if self.is_type(mapcount, self.huge_type()) {
@@ -156,7 +164,7 @@ impl PageLayout {
         }
         // PG_swapcache shares its bit with flags of file systems (`PG_owner_priv_1`).
         if swapbacked && flags & self.pg_swapcache != 0 {
-            return Seen::Own(Class::Anon);
+            return Seen::Own(Class::SwapCache);
         }
         if swapbacked && (lru || plausible) {
             return Seen::Own(Class::Shmem);
@@ -176,17 +184,17 @@ impl PageLayout {
     /// Whether this page may be the inside of a free block: unused, and none of those
     /// that are something on their own.
     pub(super) fn is_free_inside(&self, page: &[u8]) -> bool {
-        let busy = self.pg_lru | self.pg_slab | self.pg_head | self.pg_private | self.pg_reserved;
-        le64(page, self.flags).is_some_and(|flags| flags & busy == 0)
+        le64(page, self.flags).is_some_and(|flags| flags & (self.busy | self.pg_uptodate) == 0)
             && le32(page, self.refcount) == Some(0)
             && le32(page, self.mapcount) == Some(u32::MAX)
             && le64(page, self.mapping) == Some(0)
             && le64(page, self.compound_head).is_some_and(|head| head & 1 == 0)
     }
 
-    /// Flags that no free page has (`PAGE_FLAGS_CHECK_AT_PREP`).
-    fn busy(&self) -> u64 {
-        self.pg_lru | self.pg_slab | self.pg_head | self.pg_private | self.pg_reserved
+    /// Whether the machine reported this page as faulty.
+    pub(super) fn is_poison(&self, page: &[u8]) -> bool {
+        le64(page, self.flags)
+            .is_some_and(|flags| flags & self.pg_hwpoison != 0 && flags != u64::MAX)
     }
 
     /// Whether this is the first page of a compound page.

@@ -3,9 +3,8 @@
 //! Sources: `crash_save_vmcoreinfo_init()` in `kernel/vmcore_info.c` (before 6.9
 //! `kernel/crash_core.c`), `include/linux/mm_types.h`, `include/linux/page-flags.h`.
 
-use crate::vmcoreinfo::VmcoreInfo;
-
 use super::WorthError;
+use super::facts::Facts;
 
 /// Largest `struct page` that is believed in, bytes; 64 is usual, debug kernels have more.
 pub(super) const MAX_SIZE: usize = 128;
@@ -55,6 +54,13 @@ pub(super) struct PageLayout {
     pub(super) pg_head: u64,
     /// Found on the kernel's text, see `checks`; zero until then.
     pub(super) pg_reserved: u64,
+    /// Zero where this kernel marks no faulty pages.
+    pub(super) pg_hwpoison: u64,
+    /// Zero without BTF. `PG_reported` is the same bit, on the first page of a free block.
+    pub(super) pg_uptodate: u64,
+    /// Flags that no free page has (`PAGE_FLAGS_CHECK_AT_PREP`): with BTF all but these
+    /// two, without it those that are known.
+    pub(super) busy: u64,
     /// `_mapcount` of the head of a free block.
     pub(super) buddy: u32,
     /// `_mapcount` of an offline page.
@@ -65,7 +71,7 @@ pub(super) struct PageLayout {
 }
 
 impl PageLayout {
-    pub(super) fn new(info: &VmcoreInfo<'_>) -> Result<Self, WorthError> {
+    pub(super) fn new(info: &Facts<'_>) -> Result<Self, WorthError> {
         let size = info.size("page").ok_or(WorthError::Missing("SIZE(page)"))?;
         if !(MIN_SIZE..=MAX_SIZE as u64).contains(&size) || !size.is_multiple_of(8) {
             return Err(WorthError::Odd { what: "SIZE(page)", value: size });
@@ -93,6 +99,9 @@ impl PageLayout {
             pg_slab: slab(info)?,
             pg_head: head_mask(info)?,
             pg_reserved: 0,
+            pg_hwpoison: optional(info, "PG_hwpoison")?,
+            pg_uptodate: uptodate(info),
+            busy: 0,
             buddy: page_type(info, "PAGE_BUDDY_MAPCOUNT_VALUE")?
                 .ok_or(WorthError::Missing("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"))?,
             offline: page_type(info, "PAGE_OFFLINE_MAPCOUNT_VALUE")?,
@@ -100,6 +109,19 @@ impl PageLayout {
             orders,
         };
         layout.check()
+    }
+
+    /// Takes what the checks found out, and what follows from it.
+    pub(super) fn with_reserved(mut self, reserved: u64, info: &Facts<'_>) -> Self {
+        self.pg_reserved = reserved;
+        let known = self.pg_lru | self.pg_slab | self.pg_head | self.pg_private | self.pg_reserved;
+        let count = info.number("__NR_PAGEFLAGS").and_then(|n| u32::try_from(n).ok());
+        let all = count.and_then(|n| 1u64.checked_shl(n)).map_or(0, |next| next - 1);
+        // As many as there may be, and those that are known among them.
+        let sound = all >> FLAG_BITS == 0 && all & known == known;
+        let every = if sound { all & !self.pg_hwpoison & !self.pg_uptodate } else { 0 };
+        self.busy = every | known;
+        self
     }
 
     /// Members must not overlap where they are read of the same page, flags must differ.
@@ -127,6 +149,7 @@ impl PageLayout {
             self.pg_swapbacked,
             self.pg_slab,
             self.pg_head,
+            self.pg_hwpoison,
         ];
         let all = masks.iter().fold(0, |sum, m| sum | m);
         if all.count_ones() != masks.iter().map(|m| m.count_ones()).sum() {
@@ -161,7 +184,7 @@ impl Huge {
 }
 
 fn member(
-    info: &VmcoreInfo<'_>,
+    info: &Facts<'_>,
     size: u64,
     name: &'static str,
     width: u64,
@@ -174,7 +197,7 @@ fn member(
     usize::try_from(at).map_err(|_| WorthError::Odd { what: name, value: at })
 }
 
-fn flag(info: &VmcoreInfo<'_>, name: &'static str) -> Result<u64, WorthError> {
+fn flag(info: &Facts<'_>, name: &'static str) -> Result<u64, WorthError> {
     let bit = info.number(name).ok_or(WorthError::Missing(name))?;
     if !(0..FLAG_BITS).contains(&bit) {
         return Err(WorthError::Odd { what: name, value: bit.cast_unsigned() });
@@ -182,15 +205,26 @@ fn flag(info: &VmcoreInfo<'_>, name: &'static str) -> Result<u64, WorthError> {
     Ok(1 << bit)
 }
 
+/// A flag that not every kernel has, or that not everybody knows.
+fn optional(info: &Facts<'_>, name: &'static str) -> Result<u64, WorthError> {
+    info.number(name).map_or(Ok(0), |_| flag(info, name))
+}
+
+/// BTF alone tells it, and without it less is known of free pages, and no more.
+fn uptodate(info: &Facts<'_>) -> u64 {
+    let bit = info.number("PG_uptodate").filter(|bit| (0..FLAG_BITS).contains(bit));
+    bit.map_or(0, |bit| 1 << bit)
+}
+
 /// A flag, or in later kernels a page type, which [`PageLayout`] need not tell from others.
-fn slab(info: &VmcoreInfo<'_>) -> Result<u64, WorthError> {
+fn slab(info: &Facts<'_>) -> Result<u64, WorthError> {
     if page_type(info, "PAGE_SLAB_MAPCOUNT_VALUE")?.is_some() {
         return Ok(0);
     }
     flag(info, "PG_slab")
 }
 
-fn head_mask(info: &VmcoreInfo<'_>) -> Result<u64, WorthError> {
+fn head_mask(info: &Facts<'_>) -> Result<u64, WorthError> {
     let mask = info.number("PG_head_mask").ok_or(WorthError::Missing("PG_head_mask"))?;
     let mask = mask.cast_unsigned();
     if mask.count_ones() != 1 || mask >> FLAG_BITS != 0 {
@@ -201,7 +235,7 @@ fn head_mask(info: &VmcoreInfo<'_>) -> Result<u64, WorthError> {
 
 /// A value of `_mapcount` that stands for a type. The kernel prints it signed or
 /// unsigned. Every type is below -1, the value of a page that nobody maps.
-fn page_type(info: &VmcoreInfo<'_>, name: &'static str) -> Result<Option<u32>, WorthError> {
+fn page_type(info: &Facts<'_>, name: &'static str) -> Result<Option<u32>, WorthError> {
     let Some(value) = info.number(name) else {
         return Ok(None);
     };
@@ -213,7 +247,7 @@ fn page_type(info: &VmcoreInfo<'_>, name: &'static str) -> Result<Option<u32>, W
     if bits.cast_signed() < -1 { Ok(Some(bits)) } else { Err(odd) }
 }
 
-fn huge(info: &VmcoreInfo<'_>, size: u64) -> Result<Huge, WorthError> {
+fn huge(info: &Facts<'_>, size: u64) -> Result<Huge, WorthError> {
     if let Some(value) = page_type(info, "PAGE_HUGETLB_MAPCOUNT_VALUE")? {
         return Ok(Huge::Type(value));
     }

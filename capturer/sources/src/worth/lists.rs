@@ -1,14 +1,14 @@
 //! The buddy allocator's own lists: a witness for what marks a free block.
 //!
 //! Sources: `struct pglist_data`, `struct zone` and `struct free_area` in
-//! `include/linux/mmzone.h`. VMCOREINFO gives every offset that is used.
+//! `include/linux/mmzone.h`. VMCOREINFO, or BTF, gives every offset that is used.
 
 use crate::bytes::le64;
 use crate::memory::PhysRead;
-use crate::vmcoreinfo::VmcoreInfo;
 
 use super::checks::struct_page;
 use super::class::Seen;
+use super::facts::Facts;
 use super::layout::MAX_SIZE;
 use super::sections::word;
 use super::{Worth, WorthError};
@@ -34,7 +34,7 @@ struct Lists {
 }
 
 impl Lists {
-    fn new(info: &VmcoreInfo<'_>) -> Result<Self, WorthError> {
+    fn new(info: &Facts<'_>) -> Result<Self, WorthError> {
         let small = |what, value: Option<u64>| match value {
             None => Err(WorthError::Missing(what)),
             // A node of a machine with many CPUs takes some hundred KiB.
@@ -66,17 +66,19 @@ struct Count {
 /// may have died while it changed a list. Gives how many were right.
 pub(super) fn follow(
     worth: &Worth,
-    info: &VmcoreInfo<'_>,
+    info: &Facts<'_>,
     memory: &mut impl PhysRead,
 ) -> Result<u64, WorthError> {
     let lists = Lists::new(info)?;
     let mut count = Count::default();
     // Without NUMA there is one node, and a symbol for it.
-    if let Some(single) = info.symbol("contig_page_data") {
+    if let Some(single) = info.info().symbol("contig_page_data") {
         node(worth, memory, &lists, single, &mut count)?;
     } else {
-        let table = info.symbol("node_data").ok_or(WorthError::Missing("SYMBOL(node_data)"))?;
-        let length = info.length("node_data").ok_or(WorthError::Missing("LENGTH(node_data)"))?;
+        let table =
+            info.info().symbol("node_data").ok_or(WorthError::Missing("SYMBOL(node_data)"))?;
+        let length =
+            info.info().length("node_data").ok_or(WorthError::Missing("LENGTH(node_data)"))?;
         for pgdat in nodes(worth, memory, table, length)?.into_iter().filter(|p| *p != 0) {
             node(worth, memory, &lists, pgdat, &mut count)?;
         }

@@ -3,36 +3,45 @@
 //!
 //! This module owns every reading of `struct page`: where they lie (`sections`),
 //! what their members mean (`layout`, `class`), and the checks that both are right
-//! (`checks`, `lists`). Everything comes from VMCOREINFO; there is no table of kernel
-//! versions. It refuses to guess: where VMCOREINFO lacks something or a check fails,
+//! (`checks`, `lists`, `owners`). Everything comes from VMCOREINFO and BTF; there is no
+//! table of kernel versions. It refuses to guess: where VMCOREINFO lacks something or a check fails,
 //! [`Worth::open`] says what, and the capture goes on in order of address. Where one
 //! page is in doubt, it is the kernel's, which is captured first and always kept.
 //!
 //! | page | is |
 //! |---|---|
+//! | marked `PG_hwpoison`; of a hugetlb page so marked, all | poison |
 //! | head of a free block by its page type, refcount 0, order and alignment right; the pages of the block, unless one looks used | free |
-//! | `mapping` marked anonymous, or in the swap cache | user |
+//! | `mapping` marked anonymous | user |
+//! | `PG_swapbacked`, in the swap cache, nobody's by its mapping | user |
 //! | `PG_swapbacked`, not anonymous: tmpfs, shared memory; no file holds it | user |
 //! | hugetlb, used or in reserve | user |
 //! | `PG_lru` and none of the above | cache |
 //! | a further page of a compound page | what its first page is |
 //! | all else: slab, page tables, reserved, offline, on no list | kernel |
 //!
-//! Known limits, all on the safe side, with what would lift them. Page cache that is
-//! not on an LRU list at the moment of the crash (a batch of some dozen pages for each
-//! CPU) counts as kernel, as in makedumpfile. Free pages in the per-CPU lists carry no
-//! mark and count as kernel. Dirty cache counts as cache: VMCOREINFO does not give
-//! `PG_dirty`, BTF (`enum pageflags`) would. `PG_reserved` is not in VMCOREINFO
-//! either: it is found as the one flag that all pages of the kernel's text share.
+//! VMCOREINFO suffices for all of it; BTF, the kernel's own account of its types
+//! (`facts`), confirms each number and adds some, with which pages are followed to their
+//! owners (`owners`) and no free page has any flag. What is left out of a dump is `filter`'s.
+//!
+//! Known limits, all on the safe side. Page cache that is not on an LRU list at the
+//! moment of the crash (a batch of some dozen pages for each CPU) counts as kernel, as in
+//! makedumpfile. Free pages in the per-CPU lists carry no mark and count as kernel. Dirty
+//! cache counts as cache. `PG_reserved` is not in VMCOREINFO: it is found as the one flag
+//! that all pages of the kernel's text share, and BTF must say the same.
 //!
 //! Kernel facts: the page type became the high byte of `_mapcount` in 6.12 (commit
 //! 4ffca5a96678), which shows in the value of `PAGE_BUDDY_MAPCOUNT_VALUE`; slab became
 //! a page type before that, which shows in `PAGE_SLAB_MAPCOUNT_VALUE`.
 
+mod cached;
 mod checks;
 mod class;
+mod facts;
+mod filter;
 mod layout;
 mod lists;
+mod owners;
 mod reader;
 mod sections;
 
@@ -46,9 +55,14 @@ use crate::vmcoreinfo::VmcoreInfo;
 
 pub use checks::Checked;
 pub use class::Class;
+pub use facts::{BtfState, NoBtf};
+pub use filter::{Filter, Places, Verdict};
 pub use lifeboat_format::chunk::Layer;
+pub use owners::{Owners, Witness};
 pub use reader::WorthReader;
 
+use cached::Cached;
+use facts::Facts;
 use layout::PageLayout;
 use sections::Sections;
 
@@ -146,24 +160,42 @@ pub struct Worth {
     /// Whether free pages can be told; see [`Checked::lists`].
     free: bool,
     checked: Checked,
+    btf: BtfState,
+    owners: Owners,
 }
 
 impl Worth {
     /// Finds the `struct page`s and checks that they are what VMCOREINFO says.
-    /// Allocates about 160 KiB and frees it again; reads the table of sections and
-    /// some 4 MiB of samples, whatever the size of the machine.
+    /// Allocates under 1 MiB and frees it again; reads the table of sections, some 4 MiB
+    /// of samples and, where it is there, the 10 MiB or so of symbols and BTF, whatever
+    /// the size of the machine.
     ///
     /// # Errors
     /// [`WorthError`]: what is missing or wrong.
     pub fn open(info: &VmcoreInfo<'_>, memory: &mut impl PhysRead) -> Result<Self, WorthError> {
-        let layout = PageLayout::new(info)?;
+        let memory = &mut Cached::new(memory);
         let space = AddressSpace::new(info)
             .map_err(|source| WorthError::Paging { what: "page tables", source })?;
-        let (sections, sample) = Sections::open(info, &space, memory, layout.size)?;
-        let mut this = Self { space, layout, sections, free: true, checked: Checked::default() };
-        this.layout.pg_reserved = checks::text(&this, info, memory)?;
-        this.checked = checks::all(&this, info, memory, &sample.list)?;
+        let mut facts = Facts::gather(info, &space, memory);
+        let layout = PageLayout::new(&facts)?;
+        let (sections, sample) = Sections::open(&facts, &space, memory, layout.size)?;
+        let mut this = Self {
+            space,
+            layout,
+            sections,
+            free: true,
+            checked: Checked::default(),
+            btf: facts.state,
+            owners: Owners::default(),
+        };
+        let reserved = checks::text(&this, &facts, memory)?;
+        facts.hear("PG_reserved", i64::from(reserved.trailing_zeros()));
+        this.btf = facts.state;
+        this.layout = layout.with_reserved(reserved, &facts);
+        this.checked = checks::all(&this, &facts, memory, &sample.list)?;
         this.free = this.checked.lists > 0;
+        let blocks = checks::blocks(&this, &sample.list);
+        this.owners = owners::look(&this, &facts, memory, blocks);
         Ok(this)
     }
 
@@ -183,6 +215,18 @@ impl Worth {
         Description(self)
     }
 
+    /// What became of BTF.
+    #[must_use]
+    pub fn btf(&self) -> BtfState {
+        self.btf
+    }
+
+    /// Whether pages led to their owners.
+    #[must_use]
+    pub fn owners(&self) -> Owners {
+        self.owners
+    }
+
     /// What the checks at the start saw.
     #[must_use]
     pub fn checked(&self) -> Checked {
@@ -194,7 +238,8 @@ struct Description<'a>(&'a Worth);
 
 impl fmt::Display for Description<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Worth { layout, sections, checked, free, .. } = self.0;
+        let Worth { layout, sections, checked, free, btf, owners, .. } = self.0;
+        let Owners { files, anon } = owners;
         write!(
             f,
             "struct page of {} bytes from {:#x} on, {} sections; checked {} pages ({} in doubt) and {} free blocks",
@@ -205,6 +250,14 @@ impl fmt::Display for Description<'_> {
             checked.doubts,
             checked.lists
         )?;
-        if *free { Ok(()) } else { f.write_str("; free pages cannot be told") }
+        if !*free {
+            f.write_str("; free pages cannot be told")?;
+        }
+        write!(f, "; {btf}")?;
+        if files.all + anon.all > 0 {
+            let (good, all) = (files.good + anon.good, files.all + anon.all);
+            write!(f, "; {good} of {all} pages lead to their owners")?;
+        }
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use crate::memory::PhysRead;
 
 use super::Worth;
 use super::class::{Class, Seen};
-use super::layout::MAX_SIZE;
+use super::layout::{MAX_SIZE, PageLayout};
 
 /// Pages in a block, the largest of the buddy allocator's.
 pub(super) const BLOCK: usize = 1024;
@@ -75,7 +75,7 @@ impl<'w, R: PhysRead> WorthReader<'w, R> {
         self.doubts
     }
 
-    fn each<T>(&mut self, first: Pfn, out: &mut [T], map: impl Fn(Class) -> T) {
+    pub(super) fn each<T>(&mut self, first: Pfn, out: &mut [T], map: impl Fn(Class) -> T) {
         let mut pfn = first.0;
         let mut rest = out;
         while !rest.is_empty() {
@@ -203,10 +203,14 @@ impl<'w, R: PhysRead> WorthReader<'w, R> {
                     Seen::Tail(head) => self.head_of(block, at, head, raw, classes, &mut heads),
                 }
             };
-            self.doubts += u64::from(found.is_none());
+            let poison = layout.is_poison(page);
+            self.doubts += u64::from(found.is_none() && !poison);
             let mut class = found.unwrap_or(Class::Kernel);
             if class == Class::Free && !worth.free {
                 class = Class::Kernel;
+            }
+            if poison {
+                class = Class::Poison;
             }
             if let Some(slot) = classes.get_mut(at) {
                 *slot = class;
@@ -227,7 +231,8 @@ impl<'w, R: PhysRead> WorthReader<'w, R> {
         classes: &[Class],
         heads: &mut Heads,
     ) -> Option<Class> {
-        let size = self.worth.layout.size;
+        let layout = &self.worth.layout;
+        let size = layout.size;
         let head = self.worth.sections.pfn_of(addr, size)?;
         let pfn = block + at as u64;
         let distance = pfn.checked_sub(head).filter(|d| (1..MAX_COMPOUND).contains(d))?;
@@ -239,7 +244,10 @@ impl<'w, R: PhysRead> WorthReader<'w, R> {
             let page = raw.get(index * size..(index + 1) * size)?;
             // A free page is no head, see `PageLayout::look`.
             let class = classes.get(index).copied()?;
-            return self.worth.layout.is_head(page).then_some(class);
+            if class == Class::Poison {
+                return head_class(layout, raw.get(index * size..(index + 2) * size)?);
+            }
+            return layout.is_head(page).then_some(class);
         }
         if let Some((known, class)) = heads.last
             && known == head
@@ -259,15 +267,22 @@ impl<'w, R: PhysRead> WorthReader<'w, R> {
             return None;
         }
         let worth = self.worth;
-        let layout = &worth.layout;
         let mut both = [0; 2 * MAX_SIZE];
-        let both = both.get_mut(..2 * layout.size)?;
+        let both = both.get_mut(..2 * worth.layout.size)?;
         self.fill(addr, both);
-        let (page, next) = both.split_at_checked(layout.size)?;
-        match layout.look(page, next) {
-            Seen::Own(class) if layout.is_head(page) => Some(class),
-            _ => None,
-        }
+        head_class(&worth.layout, both)
+    }
+}
+
+/// What the first page of a compound page, in front of the second, makes of the others.
+/// A fault of a hugetlb page is marked on its first page, whichever it is of
+/// (`folio_set_hugetlb_hwpoison()`, `mm/memory-failure.c`): none of them is to be read.
+fn head_class(layout: &PageLayout, both: &[u8]) -> Option<Class> {
+    let (page, next) = both.split_at_checked(layout.size)?;
+    match layout.look(page, next) {
+        Seen::Own(Class::Huge) if layout.is_poison(page) => Some(Class::Poison),
+        Seen::Own(class) if layout.is_head(page) => Some(class),
+        _ => None,
     }
 }
 

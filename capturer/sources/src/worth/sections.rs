@@ -9,9 +9,9 @@ use lifeboat_format::PAGE;
 
 use crate::memory::PhysRead;
 use crate::paging::AddressSpace;
-use crate::vmcoreinfo::VmcoreInfo;
 
 use super::WorthError;
+use super::facts::Facts;
 use super::reader::BLOCK;
 
 /// log2 of a page's bytes.
@@ -104,7 +104,7 @@ pub(super) fn word(
 impl Sections {
     /// Reads the whole table once. Gives a sample of the usable sections with it.
     pub(super) fn open(
-        info: &VmcoreInfo<'_>,
+        info: &Facts<'_>,
         space: &AddressSpace,
         memory: &mut impl PhysRead,
         page_size: usize,
@@ -125,16 +125,17 @@ impl Sections {
         Ok((this, sample))
     }
 
-    fn from_info(info: &VmcoreInfo<'_>) -> Result<Self, WorthError> {
+    fn from_info(info: &Facts<'_>) -> Result<Self, WorthError> {
         let missing = WorthError::Missing;
         let odd = |what, value| WorthError::Odd { what, value };
-        let roots = info.symbol("mem_section").ok_or(missing("SYMBOL(mem_section)"))?;
-        let length = info.length("mem_section").ok_or(missing("LENGTH(mem_section)"))?;
+        let vmcoreinfo = info.info();
+        let roots = vmcoreinfo.symbol("mem_section").ok_or(missing("SYMBOL(mem_section)"))?;
+        let length = vmcoreinfo.length("mem_section").ok_or(missing("LENGTH(mem_section)"))?;
         let entry = info.size("mem_section").ok_or(missing("SIZE(mem_section)"))?;
         let member = info
             .offset("mem_section.section_mem_map")
             .ok_or(missing("OFFSET(mem_section.section_mem_map)"))?;
-        let bits = info
+        let bits = vmcoreinfo
             .number("SECTION_SIZE_BITS")
             .ok_or(missing("NUMBER(SECTION_SIZE_BITS)"))?
             .cast_unsigned();
@@ -154,7 +155,7 @@ impl Sections {
             .ok_or(odd("NUMBER(SECTION_SIZE_BITS)", bits))?;
         // SECTIONS_PER_ROOT.
         let per_root = PAGE as u64 / entry;
-        if let Some(max) = info.number("MAX_PHYSMEM_BITS") {
+        if let Some(max) = vmcoreinfo.number("MAX_PHYSMEM_BITS") {
             let sections = u32::try_from(max)
                 .ok()
                 .filter(|max| (32..=52).contains(max))

@@ -11,6 +11,9 @@
     reason = "helpers of tests are tests too, and each test program uses its part"
 )]
 
+pub mod btf;
+mod own;
+
 use std::cell::Cell;
 
 use lifeboat_format::PhysAddr;
@@ -19,12 +22,12 @@ use lifeboat_sources::memory::{PhysRead, Unreadable};
 /// Bytes of memory, and its pages.
 pub const MEMORY: u64 = 64 << 20;
 pub const PAGES: u64 = MEMORY / 4096;
-const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
-const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+pub const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
+pub const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 pub const VMEMMAP: u64 = 0xffff_ea00_0000_0000;
 /// Physical places: text, data of the image, `struct page`s, tables made at boot.
 pub const TEXT: u64 = 0x0100_0000;
-const DATA: u64 = 0x0200_0000;
+pub const DATA: u64 = 0x0200_0000;
 pub const MAP: u64 = 0x0300_0000;
 const TABLES: u64 = 0x0320_0000;
 pub const ROOTS: u64 = TABLES + 0x1_0000;
@@ -67,6 +70,7 @@ pub struct Bits {
     pub swapbacked: u64,
     pub reserved: u64,
     pub head: u64,
+    pub hwpoison: u64,
     pub buddy: u32,
     pub offline: u32,
     pub table: u32,
@@ -124,6 +128,7 @@ impl Bits {
                 swapbacked: 1 << 19,
                 reserved: 1 << 12,
                 head: 0x10000,
+                hwpoison: 1 << 23,
                 buddy: (-129i32).cast_unsigned(),
                 offline: (-257i32).cast_unsigned(),
                 table: (-513i32).cast_unsigned(),
@@ -135,6 +140,7 @@ impl Bits {
                 swapbacked: 1 << 17,
                 reserved: 1 << 13,
                 head: 0x40,
+                hwpoison: 1 << 20,
                 buddy: 0xf000_0000,
                 // The owner uses the lower bits.
                 offline: 0xf100_0007,
@@ -149,13 +155,13 @@ fn vmcoreinfo(kernel: Kernel) -> String {
         Kernel::V6_1 => {
             "OFFSET(page.compound_dtor)=16\nNUMBER(PG_lru)=4\nNUMBER(PG_private)=13\n\
              NUMBER(PG_swapcache)=10\nNUMBER(PG_swapbacked)=19\nNUMBER(PG_slab)=9\n\
-             NUMBER(PG_head_mask)=65536\nNUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-129\n\
+             NUMBER(PG_head_mask)=65536\nNUMBER(PG_hwpoison)=23\nNUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-129\n\
              NUMBER(HUGETLB_PAGE_DTOR)=2\nNUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)=-257\n"
         }
         Kernel::V6_12 => {
             "NUMBER(PG_lru)=5\nNUMBER(PG_private)=14\nNUMBER(PG_swapcache)=10\n\
              NUMBER(PG_swapbacked)=17\nNUMBER(PAGE_SLAB_MAPCOUNT_VALUE)=-184549376\n\
-             NUMBER(PG_head_mask)=64\nNUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-268435456\n\
+             NUMBER(PG_head_mask)=64\nNUMBER(PG_hwpoison)=20\nNUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-268435456\n\
              NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)=-201326592\n\
              NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)=-251658240\n"
         }

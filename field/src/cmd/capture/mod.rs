@@ -5,6 +5,7 @@
 //! measuring. It refuses to touch a volume: a dump in a file is what `pull` would give.
 
 mod head;
+mod places;
 mod throttle;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,8 +13,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use lifeboat_crypt::{PagePrint, Sealer};
 use lifeboat_engine::{
-    CommitFacts, Cursor, EngineError, Frames, Input, Job, Method, Monitor, PageRead, ReadFault,
-    Shared, Tuner, Twins, Worker,
+    CommitFacts, Cursor, EngineError, Frames, Input, Job, Method, Monitor, PageRead, PlaceRead,
+    ReadFault, Shared, Tuner, Twins, Worker,
 };
 use lifeboat_format::bootcfg::Ladder;
 use lifeboat_format::commit::{MAX_PHASES, Outcome, PageCounts, PhaseId, SourceKind};
@@ -28,6 +29,7 @@ use crate::cli::{Capture, PackWord};
 use crate::output::Output;
 use crate::ui::{Context as _, Ended, Failure, Outcome as Exit, say};
 use head::Head;
+use places::{Places, Records};
 use throttle::Throttled;
 
 /// Buffers of the queue, and their length in bytes: 4 MiB, as in the crash kernel.
@@ -47,12 +49,17 @@ pub(crate) fn run(args: &Capture) -> Ended {
     let twins = twins(args, &mut workers)?;
     let tuner = Tuner::new(ladder.methods());
     let frames = begin(&out, args, &head, &memory, &mut workers)?;
-    let outcome = pages(&memory, &mut workers, &frames, &tuner, twins.as_ref(), &clock)?;
+    let records = Records::open(args, &memory)?;
+    let readers = Readers::open(&memory, records.as_ref(), workers.len())?;
+    let outcome = pages(&memory, &mut workers, readers, &frames, (&tuner, twins.as_ref(), &clock))?;
     let pages_ms = clock.millis();
     let frames = frames.into_inner().map_err(|e| Failure::of(&e))?;
     let record = commit(frames, outcome, &memory, pages_ms, &mut workers)?;
     out.file().set_len(record.total_len).context(args.to.display())?;
     out.finish()?;
+    if let Some(records) = &records {
+        say!("filter {}", records.filter);
+    }
     report(args, &record, &tuner, workers.len(), &clock);
     Ok(if record.outcome == Outcome::Complete { Exit::Good } else { Exit::Partial })
 }
@@ -128,10 +135,9 @@ fn begin(
 fn pages(
     memory: &Vmcore,
     workers: &mut [Worker],
+    readers: Vec<Readers<'_>>,
     frames: &Writer,
-    tuner: &Tuner,
-    twins: Option<&Twins>,
-    clock: &Clock,
+    (tuner, twins, clock): (&Tuner, Option<&Twins>, &Clock),
 ) -> Result<Outcome, Failure> {
     let cursor = Cursor::new(memory.ranges());
     let job = Job {
@@ -145,19 +151,16 @@ fn pages(
         tuner,
         twins,
     };
-    let mut readers = Vec::with_capacity(workers.len());
-    for _ in workers.iter() {
-        readers.push(Reader(memory.reader().map_err(|e| Failure::of(&e))?));
-    }
     let results: Vec<Result<(), EngineError>> = std::thread::scope(|scope| {
-        let one = |(worker, mut reader): (_, Reader)| {
-            let job = &job;
-            scope.spawn(move || {
-                let mut input = Input { pages: &mut reader, places: None };
+        let job = &job;
+        let mut threads = Vec::with_capacity(workers.len());
+        for (worker, mut readers) in workers.iter_mut().zip(readers) {
+            threads.push(scope.spawn(move || {
+                let places = readers.places.as_mut().map(|p| p as &mut dyn PlaceRead);
+                let mut input = Input { pages: &mut readers.pages, places };
                 lifeboat_engine::capture(worker, job, &mut input, frames)
-            })
-        };
-        let threads: Vec<_> = workers.iter_mut().zip(readers).map(one).collect();
+            }));
+        }
         threads.into_iter().map(|t| t.join().unwrap_or(Err(EngineError::Poisoned))).collect()
     });
     let mut outcome = Outcome::Complete;
@@ -248,6 +251,27 @@ impl Monitor for Clock {
     }
     fn nanos(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What one worker reads.
+struct Readers<'w> {
+    pages: Reader,
+    places: Option<Places<'w>>,
+}
+
+impl<'w> Readers<'w> {
+    fn open(
+        memory: &Vmcore,
+        records: Option<&'w Records>,
+        workers: usize,
+    ) -> Result<Vec<Self>, Failure> {
+        let reader = || memory.reader().map_err(|e| Failure::of(&e));
+        let one = |_| {
+            let places = records.map(|r| Ok::<_, Failure>(r.places(reader()?))).transpose()?;
+            Ok(Self { pages: Reader(reader()?), places })
+        };
+        (0..workers).map(one).collect()
     }
 }
 

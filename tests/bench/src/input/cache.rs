@@ -76,12 +76,45 @@ pub(crate) fn keep(key: &Key, fill: impl FnOnce(&Path) -> Res<()>) -> Res<PathBu
     fill(&new)?;
     fs::write(new.join("key"), &key.parts).ctx("the key")?;
     fs::rename(&new, &dir).ctx(dir.display())?;
+    forget_older(&top, key)?;
     Ok(dir)
+}
+
+/// Removes folders of the same name with other keys: they are gigabytes, and every
+/// security update makes new ones.
+fn forget_older(top: &Path, key: &Key) -> Res<()> {
+    let current = key.folder();
+    for entry in fs::read_dir(top).ctx(top.display())?.filter_map(Result::ok) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let rest = name.strip_prefix(&key.name).and_then(|r| r.strip_prefix('-'));
+        let ours = rest.is_some_and(|r| r.len() == 16 && r.chars().all(|c| c.is_ascii_hexdigit()));
+        if ours && name != current && entry.path().is_dir() && !entry.path().is_symlink() {
+            fs::remove_dir_all(entry.path()).ctx(entry.path().display())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn older_folders_of_the_same_name_go_and_no_others() {
+        let top = tempfile::tempdir().unwrap();
+        let key = Key::of("few");
+        let keep = [key.folder(), "few-6.12-0123456789abcdef".into(), "few.lock".into()];
+        for name in keep.iter().map(String::as_str).chain(["few-0123456789abcdef"]) {
+            fs::create_dir(top.path().join(name)).unwrap();
+        }
+        forget_older(top.path(), &key).unwrap();
+        let left = fs::read_dir(top.path()).unwrap().map(|e| e.unwrap().file_name());
+        let mut left: Vec<_> = left.map(|n| n.into_string().unwrap()).collect();
+        left.sort();
+        let mut keep = keep.to_vec();
+        keep.sort();
+        assert_eq!(left, keep);
+    }
 
     #[test]
     fn a_key_tells_where_one_part_ends() {

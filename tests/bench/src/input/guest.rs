@@ -75,6 +75,8 @@ pub(crate) fn crash(spec: &Spec, kernel: &Kernel, disk: PathBuf, work: &Path) ->
         vmlinuz: &kernel.vmlinuz,
         initramfs: &initramfs,
         memory_mib: spec.memory_mib,
+        sparse: false,
+        cpus: 2,
         crashkernel: CRASHKERNEL,
         bus: Bus::Virtio,
         disk: &disk,
@@ -82,6 +84,7 @@ pub(crate) fn crash(spec: &Spec, kernel: &Kernel, disk: PathBuf, work: &Path) ->
         log: None,
         saved: None,
         watchdog: false,
+        bad_sector: None,
         work,
     })?;
     let mut facts = Vec::new();

@@ -165,7 +165,7 @@ fn make(variant: Variant, victim: &Kernel, image: &Path, new: &Path) -> Res<()> 
     disk::copy(image, &disk)?;
     let crashed = guest::crash(&spec, victim, disk.clone(), &work.path)?;
     fs::remove_file(&disk).ctx(disk.display())?;
-    let ram = core::Ram::open(crashed.machine.ram())?;
+    let ram = core::Ram::open(crashed.machine.ram()?)?;
     let map = ram.map(crashed.elfcorehdr)?;
     let vmcore = new.join("vmcore");
     ram.write(&map, &vmcore)?;

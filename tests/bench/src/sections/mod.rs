@@ -16,6 +16,9 @@ use crate::lab::Lab;
 /// A section: runs, prints its table.
 pub(crate) type Section = fn(&mut Lab) -> Res<()>;
 
+/// A section with its name.
+pub(crate) type Named = (&'static str, Section);
+
 /// All sections by name, in the order in which they share inputs best, and whether
 /// `--quick` runs them.
 const ALL: [(&str, Section, bool); 9] = [
@@ -34,12 +37,12 @@ const ALL: [(&str, Section, bool); 9] = [
 ///
 /// # Errors
 /// When there is no section of a name.
-pub(crate) fn chosen(names: &[String], quick: bool) -> Res<Vec<Section>> {
+pub(crate) fn chosen(names: &[String], quick: bool) -> Res<Vec<Named>> {
     if names.is_empty() {
-        return Ok(ALL.iter().filter(|s| s.2 || !quick).map(|s| s.1).collect());
+        return Ok(ALL.iter().filter(|s| s.2 || !quick).map(|s| (s.0, s.1)).collect());
     }
     let find = |name: &String| {
-        let found = ALL.iter().find(|s| s.0 == name).map(|s| s.1);
+        let found = ALL.iter().find(|s| s.0 == name).map(|s| (s.0, s.1));
         found.ok_or_else(|| {
             let all: Vec<&str> = ALL.iter().map(|s| s.0).collect();
             Failure::check(format_args!("no section `{name}`\nhint: one of {}", all.join(", ")))

@@ -15,7 +15,9 @@ use lifeboat_qemu::cycle::{Crash, DUMP_DEV, Ground, Lab, ORDER, Plan, Snapshot, 
 use lifeboat_qemu::error::{Context as _, Res, ensure, run};
 use lifeboat_qemu::evidence::{self, Exports};
 use lifeboat_qemu::paths::{BOARD, image, workspace};
+use lifeboat_qemu::phases;
 use lifeboat_qemu::provision;
+use lifeboat_qemu::reservation::{self, SEARCH};
 
 const CAPTURE: Duration = Duration::from_secs(600);
 const STEPS: usize = 6;
@@ -26,11 +28,18 @@ struct Args {
     /// only measure: capture phases and host commands, in one table
     #[argh(switch)]
     bench: bool,
+    /// only search: the smallest crashkernel= in which a guest of so many MiB is captured
+    #[argh(option)]
+    smallest_reservation: Option<u64>,
 }
 
 fn main() -> ExitCode {
     let args: Args = argh::from_env();
-    let done = if args.bench { bench() } else { demo() };
+    let done = match args.smallest_reservation {
+        Some(mib) => smallest(mib),
+        None if args.bench => bench(),
+        None => demo(),
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -169,6 +178,7 @@ fn capture(lab: &mut Lab, crash: &Crash, was: &Snapshot) -> Res<f64> {
         println!("  {:6.2} s  {}", since(line.at), line.text);
     }
     let back = lab.wait_reboot(crash, CAPTURE)?;
+    println!("\n{}", phases::table(&phases::of_lab(lab, crash, was.paused)));
     println!("clean boot {:.1} s after the panic:", since(back.at));
     println!("$ lifeboat list {DUMP_DEV}");
     indent(&lab.machine.must(&format!("exec /bin/lifeboat list {DUMP_DEV}"), ORDER)?);
@@ -221,6 +231,29 @@ fn bench() -> Res<()> {
     for (name, took) in &exports.times {
         println!("{:<44} {:>8.2}", format!("host: {name}"), took.as_secs_f64());
     }
+    Ok(())
+}
+
+/// Halves the range of reservations until the smallest that works is known: a capture
+/// that is complete and verified, by two workers.
+fn smallest(memory_mib: u64) -> Res<()> {
+    let (mut fails, mut works) = SEARCH;
+    let try_one = |mib: u64| {
+        let plan =
+            Plan { crashkernel: format!("{mib}M"), ..reservation::plan("smallest", memory_mib) };
+        let captured = reservation::capture(&plan, CAPTURE);
+        match &captured {
+            Ok(all) => println!("crashkernel={mib}M works: {}", all.peak),
+            Err(why) => println!("crashkernel={mib}M is too small: {why}"),
+        }
+        captured.is_ok()
+    };
+    ensure(try_one(works), format_args!("not even {works} MiB work"))?;
+    while works - fails > 1 {
+        let middle = u64::midpoint(fails, works);
+        if try_one(middle) { works = middle } else { fails = middle }
+    }
+    println!("\nsmallest reservation for {memory_mib} MiB of memory: crashkernel={works}M");
     Ok(())
 }
 

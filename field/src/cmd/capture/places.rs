@@ -1,0 +1,71 @@
+//! Which pages of a vmcore are left out, by the dead kernel's own records.
+
+use lifeboat_engine::{Place, PlaceRead};
+use lifeboat_format::Exclude;
+use lifeboat_format::Pfn;
+use lifeboat_sources::vmcore::Vmcore;
+use lifeboat_sources::vmcoreinfo::VmcoreInfo;
+use lifeboat_sources::worth::{self, Filter, Verdict, Worth};
+use lifeboat_sources::{MemoryReader, OldMemory, notes};
+
+use crate::cli::Capture;
+use crate::ui::{Failure, warn};
+
+/// The records, and what is left out by them.
+pub(super) struct Records {
+    worth: Worth,
+    pub(super) filter: Filter,
+}
+
+impl Records {
+    /// Opens the records of `memory`, if something is to be left out. Where they cannot be
+    /// used everything is kept, and that is told.
+    ///
+    /// # Errors
+    /// An unknown word in `--exclude`.
+    pub(super) fn open(args: &Capture, memory: &Vmcore) -> Result<Option<Self>, Failure> {
+        let exclude = Exclude::parse(args.exclude.as_deref().unwrap_or("zero"))
+            .map_err(|why| Failure::usage(format!("--exclude: {why}")))?;
+        if !exclude.needs_records() {
+            return Ok(None);
+        }
+        let open = || -> Result<Worth, Box<dyn std::error::Error>> {
+            let info = notes::vmcoreinfo(memory.notes()).map(VmcoreInfo::new);
+            let info = info.ok_or("the vmcore has no VMCOREINFO")?;
+            Ok(Worth::open(&info, &mut memory.reader()?)?)
+        };
+        match open() {
+            Ok(worth) => Ok(Some(Self { filter: Filter::new(&worth, exclude), worth })),
+            Err(why) => {
+                warn(format!("nothing is left out: {why}"));
+                Ok(None)
+            }
+        }
+    }
+
+    /// A worker's reader of them.
+    pub(super) fn places(&self, memory: MemoryReader) -> Places<'_> {
+        Places(worth::Places::new(&self.worth, self.filter.asked(), memory))
+    }
+}
+
+/// One worker's.
+pub(super) struct Places<'w>(worth::Places<'w, MemoryReader>);
+
+impl PlaceRead for Places<'_> {
+    fn places(&mut self, first: Pfn, out: &mut [Place]) {
+        let mut verdicts = [Verdict::Excluded; 32];
+        let mut at = first.0;
+        for part in out.chunks_mut(verdicts.len()) {
+            let verdicts = verdicts.get_mut(..part.len()).unwrap_or_default();
+            self.0.places(Pfn(at), verdicts);
+            for (place, verdict) in part.iter_mut().zip(verdicts) {
+                *place = match verdict {
+                    Verdict::Layer(layer) => Place::In(*layer),
+                    Verdict::Excluded => Place::Out,
+                };
+            }
+            at += part.len() as u64;
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What becomes of each page of the dead kernel's memory: its layer, or nothing at all.
+//! Everything that is decided here is the sources' to decide; this asks them and says so.
+
+use lifeboat_engine::{Place, PlaceRead};
+use lifeboat_format::bootcfg::{BootConfig, Order};
+use lifeboat_format::{Layer, Pfn, PhysAddr};
+use lifeboat_sources::elfcorehdr::CoreHeader;
+use lifeboat_sources::vmcoreinfo::VmcoreInfo;
+use lifeboat_sources::worth::{self, Filter, Verdict, Worth};
+use lifeboat_sources::{AnyMemory, MemoryReader, OldMemory, SourceKind, notes};
+
+use crate::Failure;
+use crate::console::say;
+
+/// The dead kernel's page records, and what they are used for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Records {
+    worth: Worth,
+    filter: Filter,
+    by_worth: bool,
+}
+
+impl Records {
+    /// Opens the records, if the configuration needs them and they can be read and agree
+    /// with themselves. Anything else is said, and then memory comes in order of address
+    /// and nothing of it is left out.
+    pub(crate) fn open(config: &BootConfig, memory: &AnyMemory) -> Option<Self> {
+        let by_worth = config.order == Order::Worth;
+        if !config.memory || !(by_worth || config.exclude.needs_records()) {
+            return None;
+        }
+        match open(memory) {
+            Ok(worth) => {
+                let filter = Filter::new(&worth, config.exclude);
+                let order = if by_worth { "worth" } else { "address" };
+                say!("order: by {order}; {}", worth.describe());
+                say!("filter: {filter}");
+                Some(Self { worth, filter, by_worth })
+            }
+            Err(why) => {
+                say!(
+                    "order: by address, because the dead kernel's page records cannot be used: {why}"
+                );
+                say!("filter: left out: zero; all of {} is kept, too", config.exclude);
+                None
+            }
+        }
+    }
+
+    /// The layers to capture before the swap devices, and those behind; without those of
+    /// which nothing is kept.
+    pub(crate) fn layers(records: Option<&Self>) -> (&'static [Layer], &'static [Layer]) {
+        let Some(records) = records.filter(|r| r.by_worth) else {
+            return (&[Layer::Address], &[]);
+        };
+        let keeps = |layer| records.filter.keeps(layer);
+        let before: &[Layer] =
+            if keeps(Layer::User) { &[Layer::Kernel, Layer::User] } else { &[Layer::Kernel] };
+        let behind: &[Layer] = match (keeps(Layer::Cache), keeps(Layer::Free)) {
+            (true, true) => &[Layer::Cache, Layer::Free],
+            (true, false) => &[Layer::Cache],
+            (false, true) => &[Layer::Free],
+            (false, false) => &[],
+        };
+        (before, behind)
+    }
+
+    /// A worker's reader of them.
+    pub(crate) fn places(&self, memory: MemoryReader) -> Box<dyn PlaceRead + Send + '_> {
+        Box::new(Places(worth::Places::new(&self.worth, self.filter.asked(), memory)))
+    }
+}
+
+fn open(memory: &AnyMemory) -> Result<Worth, Failure> {
+    let info = notes::vmcoreinfo(memory.notes()).map(VmcoreInfo::new);
+    let info = info.ok_or("no VMCOREINFO")?;
+    let mut reader = memory.reader()?;
+    let worth = Worth::open(&info, &mut reader)?;
+    // Only the elfcorehdr itself tells where the notes lie; /proc/vmcore hides it.
+    if memory.kind() == SourceKind::Oldmem {
+        for note in CoreHeader::parse(memory.elfcorehdr())?.notes() {
+            worth.confirm(&mut reader, PhysAddr(note.offset).pfn())?;
+        }
+    }
+    Ok(worth)
+}
+
+/// What pages are worth, by the dead kernel's own records.
+struct Places<'w>(worth::Places<'w, MemoryReader>);
+
+impl PlaceRead for Places<'_> {
+    fn places(&mut self, first: Pfn, out: &mut [Place]) {
+        let mut verdicts = [Verdict::Excluded; 32];
+        let mut at = first.0;
+        for part in out.chunks_mut(verdicts.len()) {
+            let verdicts = verdicts.get_mut(..part.len()).unwrap_or_default();
+            self.0.places(Pfn(at), verdicts);
+            for (place, verdict) in part.iter_mut().zip(verdicts) {
+                *place = match verdict {
+                    Verdict::Layer(layer) => Place::In(*layer),
+                    Verdict::Excluded => Place::Out,
+                };
+            }
+            at += part.len() as u64;
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A machine that has pages of every kind: free, cached, private to a file system,
+//! dirty, anonymous, huge, shared, merged, swapped out and in, poisoned, ballooned.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::cycle::{Ground, Lab, MIB, ORDER, Plan};
+use crate::disk::blank;
+use crate::error::{Context as _, Res, ensure, run};
+use crate::provision::{self, Kernel};
+use crate::{guest, paths};
+
+/// Memory that the guest gives back before it dies.
+const BALLOON: u64 = 24 * MIB;
+
+/// A machine with pages of every kind, ready to crash.
+#[derive(Debug)]
+pub struct Kinds {
+    /// The machine and what belongs to it.
+    pub lab: Lab,
+    /// Page frame number of a page that was reported as faulty.
+    pub poisoned: u64,
+    /// One that was taken out of use as if it were about to fail.
+    pub offlined: u64,
+}
+
+/// Boots it and lets it make all those pages.
+///
+/// # Errors
+/// When any of it fails.
+pub fn prepare(plan: Plan) -> Res<Kinds> {
+    let ground = Ground::new(&plan)?;
+    blank(&ground.second(), 128 * MIB)?;
+    run(Command::new("/usr/sbin/mke2fs").args(["-q", "-t", "ext4"]).arg(ground.second()))?;
+    let program = guest::compile("pages", &ground.work)?;
+    let mut files = modules(&ground.kernel, &["crc32c_generic", "ext4", "virtio_balloon"])?;
+    files.push(("bin/pages", fs::read(&program).ctx(program.display())?));
+    let plan = Plan { second: true, files, ..plan };
+    let memory = plan.memory_mib * MIB;
+    let mut lab = Lab::boot(&plan, ground)?;
+    let said = lab.machine.must("start /bin/pages /dev/vdb", ORDER)?;
+    lab.machine.balloon(memory - BALLOON)?;
+    let fact = |key: &str| {
+        let word = said.split_whitespace().find_map(|w| w.strip_prefix(key)?.strip_prefix("=0x"));
+        word.and_then(|w| u64::from_str_radix(w, 16).ok()).ctx(format_args!("{key} in {said}"))
+    };
+    Ok(Kinds { poisoned: fact("poisoned")?, offlined: fact("offlined")?, lab })
+}
+
+/// Modules and what they need, as files for the guest to load behind those of its disk.
+fn modules(kernel: &Kernel, wanted: &[&str]) -> Res<Vec<(&'static str, Vec<u8>)>> {
+    const NAMES: [&str; 6] = [
+        "lb/modules/x0.ko",
+        "lb/modules/x1.ko",
+        "lb/modules/x2.ko",
+        "lb/modules/x3.ko",
+        "lb/modules/x4.ko",
+        "lb/modules/x5.ko",
+    ];
+    let order = provision::load_order(&kernel.modules, wanted)?;
+    // Those of the disk are loaded already.
+    let order: Vec<_> = order
+        .iter()
+        .filter(|m| !m.starts_with("virtio.") && !m.starts_with("virtio_ring"))
+        .collect();
+    ensure(order.len() <= NAMES.len(), format_args!("more modules than names: {order:?}"))?;
+    let read = |file: &Path| fs::read(file).ctx(file.display());
+    NAMES
+        .iter()
+        .zip(order)
+        .map(|(name, file)| Ok((*name, read(&kernel.modules.join(file))?)))
+        .collect()
+}
+
+/// Panics the machine, waits for its clean boot and switches it off.
+///
+/// # Errors
+/// When the capture does not end well.
+pub fn panic(lab: &mut Lab) -> Res<Vec<String>> {
+    lab.arm("")?;
+    let crash = lab.crash()?;
+    lab.wait_console(&crash, crate::cycle::BOOT, "lifeboat: done after")?;
+    lab.wait_reboot(&crash, crate::cycle::BOOT)?;
+    let lines = lab.init_lines(&crash).into_iter().map(|l| l.text).collect();
+    lab.power_off()?;
+    Ok(lines)
+}
+
+/// Where a test keeps a file that another run may use.
+///
+/// # Errors
+/// When the folder cannot be made.
+pub fn keep(name: &str) -> Res<std::path::PathBuf> {
+    Ok(paths::cache()?.join(name))
+}
