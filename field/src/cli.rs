@@ -244,7 +244,7 @@ pub(crate) struct ExportVmcore {
     /// identity file
     #[argh(option, short = 'i')]
     pub(crate) identity: Vec<PathBuf>,
-    /// file to write
+    /// file to write; `-` writes an ELF vmcore to standard output, for a pipe
     #[argh(option, short = 'o')]
     pub(crate) output: PathBuf,
     /// elf (default), kdump (kdump-compressed, zlib) or kdump-zstd

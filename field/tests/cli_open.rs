@@ -2,6 +2,7 @@
 //! truncation, and that nothing is left behind.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests too")]
 mod common;
+mod readers;
 use common::capture::{LOG, NOTES, Plan, plant};
 use common::{cmd, image, names};
 use std::os::unix::fs::FileExt as _;
@@ -167,4 +168,42 @@ fn damage_can_be_skipped_on_purpose() {
         b.cmd("export vmcore @/x -i @/key -o @/core --skip-damaged --missing @/holes").exits(3);
     assert!(ran.err.contains("warning"), "{}", ran.err);
     assert!(std::fs::read_to_string(b.d().join("holes")).unwrap().contains(" damaged\n"));
+}
+
+/// What a program at the other end of a pipe gets is the vmcore.
+#[test]
+fn a_vmcore_goes_through_a_pipe() {
+    let b = Bench::new(|p| p.layered = true, 0);
+    b.cmd("export vmcore @/x -i @/key -o @/core").exits(0);
+    let run = |line: &str| {
+        let line = line.replace('@', b.d().to_str().unwrap());
+        let line = line.replace("lifeboat", env!("CARGO_BIN_EXE_lifeboat"));
+        let o = std::process::Command::new("bash").args(["-o", "pipefail", "-c", &line]).output();
+        let o = o.unwrap();
+        (o.status.code().unwrap(), String::from_utf8_lossy(&o.stderr).into_owned())
+    };
+    let (code, err) =
+        run("lifeboat export vmcore @/x -i @/key -o - --missing @/holes | cat > @/piped");
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("wrote standard output: ") && err.contains("1981 pages"), "{err}");
+    let read = |name: &str| std::fs::read(b.d().join(name)).unwrap();
+    assert_eq!(std::fs::read_to_string(b.d().join("holes")).unwrap().lines().count(), 29);
+    let (file, pipe) = (read("core"), read("piped"));
+    let (heads, others) = (readers::phdrs(&file), readers::phdrs(&pipe));
+    let page = |bytes: &[u8], heads: &[readers::Phdr], n: u64| {
+        readers::elf_read(bytes, heads, n * 4096, 4096)
+    };
+    let found = (0..4000).filter(|n| {
+        let got = page(&pipe, &others, *n);
+        assert!(got == page(&file, &heads, *n), "page {n}");
+        got.is_some()
+    });
+    assert_eq!(found.count(), 1981 + 990);
+    // Who reads no further is told of as an error, and is no crash.
+    let (code, err) = run("lifeboat export vmcore @/x -i @/key -o - | head -c 10000 > /dev/null");
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("Broken pipe") && err.contains("hint:"), "{err}");
+    let (code, err) = run("lifeboat export vmcore @/x -i @/key -o - --format kdump | cat");
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("only an ELF vmcore"), "{err}");
 }

@@ -1,6 +1,8 @@
 //! `lifeboat export`: the contents of a dump, in the forms that other tools read.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{IsTerminal as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use super::opened::Source;
@@ -11,7 +13,7 @@ use crate::output::Output;
 use crate::ui::{self, Context as _, Ended, Failure, Outcome, progress, safe, warn};
 use lifeboat_field::dump::OpenDump;
 use lifeboat_field::export::kdump::Compression;
-use lifeboat_field::export::{Missing, Options, Report, Why, elf, kdump, swap};
+use lifeboat_field::export::{Missing, Options, Report, Why, elf, kdump, pipe, swap};
 
 /// Exports what was asked for. Exit code 3 when the dump is not complete.
 pub(crate) fn run(args: &Export) -> Ended {
@@ -65,7 +67,11 @@ fn vmcore(args: &ExportVmcore) -> Ended {
         with: &args.with,
         which: args.dump,
     };
-    let out = Output::create(&args.output, args.force)?;
+    let piped = args.output == Path::new("-");
+    if piped {
+        check_pipe(args)?;
+    }
+    let out = (!piped).then(|| Output::create(&args.output, args.force)).transpose()?;
     let listing = args.missing.as_deref().map(|p| Output::create(p, args.force)).transpose()?;
     let dump = source.unlock(&args.identity)?;
     let bar = progress(0, "export");
@@ -74,6 +80,14 @@ fn vmcore(args: &ExportVmcore) -> Ended {
         bar.set_position(done);
     };
     let options = Options { threads: 0, skip_damaged: args.skip_damaged, progress: Some(&tell) };
+    let Some(out) = out else {
+        // Not the locked one, which writes line by line.
+        let stdout = std::io::stdout().lock().as_fd().try_clone_to_owned();
+        let mut stdout = File::from(stdout.context("standard output")?);
+        let report = pipe::write(&dump, &mut stdout, &options);
+        bar.finish_and_clear();
+        return finish(&dump, &report.context(&args.dev)?, None, listing);
+    };
     let report = match args.format {
         VmcoreFormat::Elf => elf::write(&dump, out.file(), &options),
         VmcoreFormat::Kdump => kdump::write(&dump, out.file(), Compression::Zlib, &options),
@@ -81,7 +95,20 @@ fn vmcore(args: &ExportVmcore) -> Ended {
     };
     bar.finish_and_clear();
     let report = report.context(&args.dev)?;
-    finish(&dump, &report, out, &args.output, listing)
+    finish(&dump, &report, Some((out, &args.output)), listing)
+}
+
+/// What a pipe can take: it cannot be written twice, nor out of order.
+fn check_pipe(args: &ExportVmcore) -> Result<(), Failure> {
+    if !matches!(args.format, VmcoreFormat::Elf) {
+        return Err(Failure::usage("only an ELF vmcore can be written to standard output")
+            .hint("name a file with -o, or leave out --format"));
+    }
+    if std::io::stdout().is_terminal() {
+        return Err(Failure::usage("a vmcore is not for a terminal")
+            .hint("pipe it to another program, or name a file with -o"));
+    }
+    Ok(())
 }
 
 fn swap(args: &ExportSwap) -> Ended {
@@ -104,7 +131,7 @@ fn swap(args: &ExportSwap) -> Ended {
     let report = swap::write(&dump, device, out.file(), &options);
     bar.finish_and_clear();
     let report = report.context(&args.dev)?;
-    finish(&dump, &report, out, &args.output, listing)
+    finish(&dump, &report, Some((out, &args.output)), listing)
 }
 
 /// The device that was named, or the only one.
@@ -131,8 +158,7 @@ fn swap_device(dump: &OpenDump, named: Option<u16>) -> Result<u16, Failure> {
 fn finish(
     dump: &OpenDump,
     report: &Report,
-    out: Output,
-    path: &Path,
+    out: Option<(Output, &Path)>,
     listing: Option<Output>,
 ) -> Ended {
     if let Some(listing) = listing {
@@ -142,18 +168,25 @@ fn finish(
         file.write_all(&text).context("the list of missing pages")?;
         listing.finish()?;
     }
-    out.finish()?;
+    let path = out.as_ref().map(|(_, path)| *path);
+    if let Some((out, _)) = out {
+        out.finish()?;
+    }
     for words in &report.warnings {
         warn(safe(words));
     }
-    crate::ui::say!(
+    let words = format!(
         "wrote {}: {}, {} pages with contents, {} zero, {} missing",
-        path.display(),
+        path.unwrap_or(Path::new("standard output")).display(),
         ui::bytes(report.len),
         report.data_pages,
         report.zero_pages,
         report.missing_pages()
     );
+    match path {
+        Some(_) => crate::ui::say!("{words}"),
+        None => eprintln!("{words}"),
+    }
     if !report.is_complete() {
         let unreadable = report.missing.iter().filter(|m| m.why != Why::Excluded);
         let pages: u64 = unreadable.map(|m| m.pages.pages()).sum();

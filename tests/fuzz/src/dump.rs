@@ -7,7 +7,7 @@ use std::sync::Arc;
 use lifeboat_field::dump::{
     Decoder, DumpFile, OpenDump, Page, PageSource, PageSpace, ReadAt, Verdict,
 };
-use lifeboat_field::export::{ExportError, Options, Report, elf, kdump, swap};
+use lifeboat_field::export::{ExportError, Options, Report, elf, kdump, pipe, swap};
 use lifeboat_format::{IndexHead, Layer, PAGE, Pfn};
 use lifeboat_sources::elfcorehdr::CoreHeader;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -130,6 +130,10 @@ fn export(
 fn exports(dump: &OpenDump) {
     if let Some((out, _)) = export(|out, options| elf::write(dump, out, options)) {
         same_pages(dump, &out);
+    }
+    let mut piped = sink();
+    if pipe::write(dump, &mut piped, &Options { threads: 1, ..Options::default() }).is_ok() {
+        same_pages(dump, &piped);
     }
     let zlib = kdump::Compression::Zlib;
     let first = export(|out, options| kdump::write(dump, out, zlib, options));

@@ -48,6 +48,20 @@ impl Machine for Small {
     }
 }
 
+/// Pages of one word, and few others that come again and again.
+struct Copies;
+
+impl Machine for Copies {
+    fn page(&self, _: Option<u16>, page: u64, out: &mut [u8]) -> bool {
+        let word = (page % 3 + 1).to_le_bytes();
+        for (n, (to, from)) in out.iter_mut().zip(word.iter().cycle()).enumerate() {
+            // Every other page has something more.
+            *to = if page.is_multiple_of(2) && n == 100 { 7 } else { *from };
+        }
+        page % 7 != 3
+    }
+}
+
 /// A dump in short form, and the script made of it.
 fn seed(setup: &Setup<'_>) -> (Taken, Vec<u8>) {
     let mut taken = support::take(setup);
@@ -98,6 +112,7 @@ fn a_real_dump_survives_its_short_form() {
         ("stored", false, None),
         ("sealed", true, Some(1)),
         ("lz4", false, Some(1)),
+        ("copies", false, Some(1)),
         ("layered", false, Some(1)),
     ];
     for (name, encrypt, level) in cases {
@@ -107,13 +122,18 @@ fn a_real_dump_survives_its_short_form() {
             setup.layered = true;
             setup.ranges.insert(1, PageRange::new(20, 50));
         }
+        if name == "copies" {
+            (setup.machine, setup.dedup) = (&Copies, true);
+        }
         let (taken, mut script) = seed(&setup);
         if name == "lz4" {
             script = script::recoded(&script, Codec::Lz4);
         }
+        let memory = taken.record.memory;
+        assert_eq!(name == "copies", memory.same > 0 && memory.fill > 0, "{name}: {memory:?}");
         assert!(script.len() < 64 << 10, "{name}: {} bytes", script.len());
         let bytes = script::assemble(&script);
-        if name == "lz4" {
+        if name == "lz4" || name == "copies" {
             assert_eq!(by_python(&bytes), by_python(&taken.bytes));
         }
         assert_eq!(bytes[..BLOCK], taken.bytes[..BLOCK], "{name}");
@@ -126,10 +146,11 @@ fn a_real_dump_survives_its_short_form() {
         let mut want = [0u8; PAGE];
         for range in &setup.ranges {
             for pfn in range.start.0..range.end.0 {
-                let there = Small.page(None, pfn, &mut want);
+                let there = setup.machine.page(None, pfn, &mut want);
                 match dump.memory().page(Pfn(pfn)).unwrap() {
                     Page::Data(page) => assert_eq!(*page, want),
                     Page::Zero => assert_eq!([0; PAGE], want),
+                    Page::Fill(word) => assert_eq!(word.to_le_bytes().repeat(PAGE / 8), want),
                     Page::Unreadable => assert!(!there),
                     other => panic!("{name}: page {pfn} is {other:?}"),
                 }
@@ -144,6 +165,8 @@ fn a_real_dump_survives_its_short_form() {
             seed_chunks(&taken.bytes, "");
         } else if name == "lz4" {
             seed_chunks(&bytes, "lz4-");
+        } else if name == "copies" {
+            seed_chunks(&taken.bytes, "copies-");
         } else if name == "sealed" {
             keep("header", "real-keys", &taken.bytes[BLOCK..BLOCK + 800]);
             keep("age", "real-file", &wrap(&script::data_key(), &[RECIPIENT]).unwrap());
@@ -171,8 +194,8 @@ fn by_python(dump: &[u8]) -> String {
     String::from_utf8(out.stdout).unwrap()
 }
 
-/// One of each kind of chunk, stored and plain.
-fn seed_chunks(dump: &[u8], codec: &str) {
+/// One of each kind of chunk that is new in this dump, stored and plain.
+fn seed_chunks(dump: &[u8], prefix: &str) {
     let mut at = 4 * BLOCK;
     let mut decoder = lifeboat_field::dump::Decoder::new();
     let opener = lifeboat_crypt::Opener::new(lifeboat_format::Cipher::None, None).unwrap();
@@ -181,13 +204,18 @@ fn seed_chunks(dump: &[u8], codec: &str) {
         let mut stored = dump[from..from + header.stored_len as usize].to_vec();
         let name = header.kind.name();
         let chunk = decoder.decode(&opener, header, &mut stored).unwrap();
-        if codec.is_empty() || header.codec == Codec::Lz4 {
+        let wanted = match prefix {
+            "lz4-" => header.codec == Codec::Lz4,
+            "copies-" => header.kind.is_pages(),
+            _ => true,
+        };
+        if wanted {
             let all = at..from + header.stored_len as usize;
-            keep("chunk", &format!("real-{codec}{name}"), &dump[all]);
+            keep("chunk", &format!("real-{prefix}{name}"), &dump[all]);
             let plain = [&dump[at..from], chunk.plain()].concat();
-            keep("chunk", &format!("plain-{codec}{name}"), &plain);
+            keep("chunk", &format!("plain-{prefix}{name}"), &plain);
         }
-        if name == "index" && codec.is_empty() {
+        if name == "index" && prefix.is_empty() {
             let plain = chunk.plain();
             let len = u16::try_from(plain.len()).unwrap().to_le_bytes();
             for flags in 0..4u8 {
