@@ -209,6 +209,12 @@ impl Average {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a model in round numbers"
+)]
 mod tests {
     use super::*;
 

@@ -72,7 +72,7 @@ impl Twins {
             if let Some(slot) = set.entries.get_mut(next) {
                 *slot = Entry { print, pfn: pfn.0 };
             }
-            set.next = (set.next + 1) % WAYS as u8;
+            set.next = if next + 1 < WAYS { set.next + 1 } else { 0 };
         }
         known
     }

@@ -189,8 +189,9 @@ mod tests {
     fn what_does_not_fit_is_no_answer() {
         let mut codecs = Codecs::new(10_000, &[1], true).unwrap();
         let mut out = vec![0; 20_000];
-        let noise: Vec<u8> =
-            (0..10_000u32).map(|n| (n.wrapping_mul(n) >> 7) as u8 ^ n as u8).collect();
+        let noise: Vec<u8> = (0..10_000u32)
+            .map(|n| (n.wrapping_mul(n) >> 7).to_le_bytes()[0] ^ n.to_le_bytes()[0])
+            .collect();
         assert!(codecs.zstd(1, &noise, &mut out[..100]).is_none());
         assert!(codecs.lz4(&noise, &mut out[..100]).is_none());
         assert!(codecs.zstd(2, &noise, &mut out).is_none(), "not made for that level");

@@ -123,6 +123,7 @@ fn all_contradictions_are_told_at_once() {
 
 /// Every refusal, each with a word of the message that must be there.
 #[test]
+#[allow(clippy::too_many_lines, reason = "a list of cases")]
 fn contradictions_are_refused() {
     let two = format!("[\"{RECIPIENT}\", \"{RECIPIENT}\"]");
     let cases = [

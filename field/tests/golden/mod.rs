@@ -12,7 +12,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use lifeboat_crypt::{DataKey, Sealer, header_digest};
-use lifeboat_engine::{CommitFacts, Monitor, PageRead, ReadFault, Shared, Twins, Worker};
+use lifeboat_engine::{CommitFacts, Monitor, PageRead, ReadFault, Shared};
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::KEY_AREA_LEN;
 use lifeboat_format::meta::{MetaWriter, SwapDevice, Tag};
@@ -255,35 +255,24 @@ pub fn make(order: &Order, places: Vec<Place>) -> Made {
     let area = key_area(order.generation, &order.keys);
     let seal = CryptSeal(Sealer::new(order.key.as_ref()));
     let (mut frames, _) = rig::begin(places, seal, |_, _| header, &area);
-    let mut workers: Vec<Worker> =
-        (0..order.workers).map(|_| rig::worker(order.level, order.chunk_pages)).collect();
+    let (mut workers, twins) =
+        rig::crew(order.workers, order.level, order.chunk_pages, order.dedup);
     frames.lasting_text(ChunkKind::Log, &order.log, workers[0].scratch()).unwrap();
     frames.lasting_text(ChunkKind::Notes, &notes(), workers[0].scratch()).unwrap();
     frames.lasting_text(ChunkKind::Meta, &order.meta(&header), workers[0].scratch()).unwrap();
     frames.checkpoint().unwrap();
-    let twins = Twins::new(64 << 10).filter(|_| order.dedup);
-    if twins.is_some() {
-        workers.iter_mut().for_each(|w| w.look_for_twins(rig::prints()));
-    }
-    let frames = Shared::new(frames);
+    let (frames, once) = (Shared::new(frames), twins.as_ref());
     let reader_of = |device| move || Pages(order.machine.device(device));
     let memory = reader_of(None);
-    let stop = rig::memory(
-        &mut workers,
-        &order.ranges,
-        order.layered,
-        &Ever,
-        memory,
-        &frames,
-        twins.as_ref(),
-    );
+    let stop =
+        rig::memory(&mut workers, &order.ranges, order.layered, &Ever, memory, &frames, once);
     assert!(stop.is_none(), "{stop:?}");
     let pages = |bytes: &u64| bytes.div_ceil(PAGE as u64);
     for (device, bytes) in (0u16..).zip(&order.swap) {
         let range = [PageRange::new(0, pages(bytes))];
         let what = (ChunkKind::Swap, device, Layer::Address);
         let reader = reader_of(Some(device));
-        let stop = rig::pages(&mut workers, what, &range, &Ever, &reader, &frames, twins.as_ref());
+        let stop = rig::pages(&mut workers, what, &range, &Ever, &reader, &frames, once);
         assert!(stop.is_none(), "{stop:?}");
     }
     let mut frames = frames.into_inner().unwrap();

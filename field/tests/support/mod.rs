@@ -14,9 +14,7 @@ use std::sync::Arc;
 use lifeboat_crypt::{
     DataKey, Identities, Sealer, fingerprint, generate_identity, header_digest, wrap,
 };
-use lifeboat_engine::{
-    CommitFacts, EngineError, Monitor, PageRead, ReadFault, Shared, Twins, Worker,
-};
+use lifeboat_engine::{CommitFacts, EngineError, Monitor, PageRead, ReadFault, Shared};
 use lifeboat_field::dump::{DumpError, DumpFile, OpenDump};
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::KEY_AREA_LEN;
@@ -215,57 +213,27 @@ pub fn take(setup: &Setup<'_>) -> Taken {
         image: text_field("test"),
         key_id: [0; 32],
     };
-    let mut keys = [0u8; KEY_AREA_LEN];
-    let mut identity = None;
     let key = setup.encrypt.then(|| DataKey::mix(&[b"a test's key"]));
     header.key_id = key.as_ref().map(DataKey::id).unwrap_or_default();
-    if let Some(key) = &key {
-        let new = generate_identity();
-        let wrapped = wrap(key, &[&new.recipient]).unwrap();
-        let fingerprints = &[fingerprint(&new.recipient)];
-        let entry = KeyEntry { kind: KeyKind::Data, fingerprints, wrapped: &wrapped };
-        KeyArea::encode(&mut keys, 0, &[entry]).unwrap();
-        identity = Some(Identities::parse(&new.secret).unwrap());
-    } else {
-        KeyArea::encode(&mut keys, 0, &[]).unwrap();
-    }
+    let (keys, identity) = key_area(key.as_ref());
     let seal = CryptSeal(Sealer::new(key.as_ref()));
     let (mut frames, _) = rig::begin(places, seal, |_, _| header, &keys);
-    let mut workers: Vec<Worker> =
-        (0..setup.workers).map(|_| rig::worker(setup.level, setup.chunk_pages)).collect();
+    let (mut workers, twins) =
+        rig::crew(setup.workers, setup.level, setup.chunk_pages, setup.dedup);
     frames.lasting_text(ChunkKind::Log, &setup.log, workers[0].scratch()).unwrap();
     frames.lasting_text(ChunkKind::Notes, &setup.notes, workers[0].scratch()).unwrap();
     frames.lasting_text(ChunkKind::Meta, &meta(setup, &header), workers[0].scratch()).unwrap();
-    let twins = Twins::new(64 << 10).filter(|_| setup.dedup);
-    if twins.is_some() {
-        workers.iter_mut().for_each(|w| w.look_for_twins(rig::prints()));
-    }
-    let frames = Shared::new(frames);
+    let (frames, once) = (Shared::new(frames), twins.as_ref());
     let reader = |device| move || Reader(setup.machine, device);
-    let mut stop = rig::memory(
-        &mut workers,
-        &setup.ranges,
-        setup.layered,
-        &Ever,
-        reader(None),
-        &frames,
-        twins.as_ref(),
-    );
+    let mut stop =
+        rig::memory(&mut workers, &setup.ranges, setup.layered, &Ever, reader(None), &frames, once);
     let pages = |bytes: &u64| bytes.div_ceil(PAGE as u64);
     for (index, bytes) in setup.swap.iter().enumerate() {
         let range = [PageRange::new(0, pages(bytes))];
         let device = u16::try_from(index).unwrap();
         let what = (ChunkKind::Swap, device, Layer::Address);
         stop = stop.or_else(|| {
-            rig::pages(
-                &mut workers,
-                what,
-                &range,
-                &Ever,
-                &reader(Some(device)),
-                &frames,
-                twins.as_ref(),
-            )
+            rig::pages(&mut workers, what, &range, &Ever, &reader(Some(device)), &frames, once)
         });
     }
     assert!(stop.as_ref().is_none_or(EngineError::can_commit), "{stop:?}");
@@ -287,6 +255,21 @@ pub fn take(setup: &Setup<'_>) -> Taken {
     frames.sink_mut().0.close(state).unwrap();
     let bytes = logical(&readers, &ID, record.total_len);
     Taken { bytes, record, identity }
+}
+
+/// The key area, and what opens it.
+fn key_area(key: Option<&DataKey>) -> ([u8; KEY_AREA_LEN], Option<Identities>) {
+    let mut keys = [0u8; KEY_AREA_LEN];
+    let Some(key) = key else {
+        KeyArea::encode(&mut keys, 0, &[]).unwrap();
+        return (keys, None);
+    };
+    let new = generate_identity();
+    let wrapped = wrap(key, &[&new.recipient]).unwrap();
+    let fingerprints = &[fingerprint(&new.recipient)];
+    let entry = KeyEntry { kind: KeyKind::Data, fingerprints, wrapped: &wrapped };
+    KeyArea::encode(&mut keys, 0, &[entry]).unwrap();
+    (keys, Some(Identities::parse(&new.secret).unwrap()))
 }
 
 /// A formatted volume with `room` bytes for dumps.

@@ -200,6 +200,21 @@ pub fn prints() -> Box<dyn Fingerprint + Send> {
     Box::new(join::Prints(PagePrint::new(&[5; 32]).unwrap()))
 }
 
+/// Workers, and the table of pages that were stored if they look for twins.
+pub fn crew(
+    count: usize,
+    level: Option<i32>,
+    chunk_pages: u32,
+    dedup: bool,
+) -> (Vec<Worker>, Option<Twins>) {
+    let twins = Twins::new(64 << 10).filter(|_| dedup);
+    let mut workers: Vec<Worker> = (0..count).map(|_| worker(level, chunk_pages)).collect();
+    if dedup {
+        workers.iter_mut().for_each(|w| w.look_for_twins(prints()));
+    }
+    (workers, twins)
+}
+
 /// Captures memory in the order of its worth, or in order of address.
 pub fn memory<P: PageRead + Send>(
     workers: &mut [Worker],

@@ -8,7 +8,7 @@ use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::commit::{IoMode, Outcome, SourceKind as Recorded};
 use lifeboat_format::header::HEADER_LEN;
 use lifeboat_format::{BLOCK, ChunkKind, SlotState};
-use lifeboat_join::{BUFFERS, CryptSeal, Disk, Prints};
+use lifeboat_join::{CryptSeal, Disk, Prints};
 use lifeboat_sink::{Chain, FileDev, Head as PartHead};
 use lifeboat_sources::{AnyMemory, OldMemory, SourceKind, open_auto};
 
