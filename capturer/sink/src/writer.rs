@@ -161,6 +161,15 @@ impl<O: Output> ExtentWriter<O> {
         Ok((index, tail))
     }
 
+    /// Bytes for the buffer being filled, of which `filled` are: up to the next multiple of
+    /// a buffer on the device. The first write of an extent is a short one, and no other
+    /// crosses the edge of a stripe, where it would be split.
+    fn room(&self, filled: usize) -> usize {
+        let len = self.out.buf_len();
+        let start = self.base + self.pos - filled as u64;
+        len - usize::try_from(start % len as u64).unwrap_or(0)
+    }
+
     /// Leaves the device for that of `lane`, and goes on there in an extent of `limit` bytes
     /// at byte `base` with what is not [`ExtentWriter::kept`] as its first bytes.
     ///
@@ -212,14 +221,15 @@ impl<O: Output> ExtentWriter<O> {
         }
         while !bytes.is_empty() {
             let (index, filled) = self.fill()?;
-            let space = self.out.bytes(index).get_mut(filled..).unwrap_or_default();
+            let room = self.room(filled);
+            let space = self.out.bytes(index).get_mut(filled..room).unwrap_or_default();
             let take = space.len().min(bytes.len());
             let (now, rest) = bytes.split_at(take);
             space.get_mut(..take).unwrap_or_default().copy_from_slice(now);
             bytes = rest;
             self.pos += take as u64;
             self.current = Some((index, filled + take));
-            if filled + take == self.out.buf_len() {
+            if filled + take == room {
                 self.submit_current()?;
             }
         }

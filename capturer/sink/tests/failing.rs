@@ -19,7 +19,8 @@ use lifeboat_format::header::HEADER_LEN;
 use lifeboat_format::part::PART_HEAD;
 use lifeboat_format::{BLOCK, Id, PartBlock, SlotState};
 use lifeboat_sink::{
-    BlockDev, Candidate, Chain, Event, Head, Host, NewPart, Placement, Volume, VolumeError,
+    BlockDev, Candidate, Chain, Event, ExtentWriter, Head, Host, NewPart, Placement, Volume,
+    VolumeError,
 };
 use sim::{Disk, Failure, Queue, Rng};
 
@@ -248,6 +249,30 @@ fn a_full_extent_goes_on_in_the_next_gap_and_then_on_the_next_target() {
                 assert_eq!((r.state, r.next_volume == [0; 16]), (want, last));
             }
         }
+    }
+}
+
+/// Wherever an extent begins and however it is filled: no write crosses a multiple of the
+/// buffers' length, and none is small but the first, the last and those at a checkpoint.
+#[test]
+fn writes_lie_within_stripes() {
+    for (at, checkpoint) in [(0, 0), (4096, 3), (5 * 4096, 0), (63 * 4096, 7)] {
+        let disk = Disk::new(LEN);
+        let queue = Queue::new(&disk, 4, 64 << 10, 1);
+        let mut writer = ExtentWriter::new(queue, at, 8 << 20);
+        let mut rng = Rng(at);
+        for n in 1..400 {
+            writer.append(&vec![1; 96 + rng.below(10_000) as usize]).unwrap();
+            if checkpoint > 0 && n % (checkpoint * 40) == 0 {
+                writer.checkpoint().unwrap();
+            }
+        }
+        writer.flush().unwrap();
+        let touched = disk.touched();
+        let crosses = |r: &std::ops::Range<u64>| r.start >> 16 != (r.end - 1) >> 16;
+        assert!(!touched.iter().any(crosses), "{at}: {touched:?}");
+        let small = touched.iter().filter(|r| r.end - r.start < 64 << 10).count();
+        assert!(small <= 2 + 2 * 10, "{at}: {small} of {} writes are small", touched.len());
     }
 }
 

@@ -10,7 +10,7 @@ use lifeboat_sys::QueueMode;
 /// What a request may be, from `/sys/class/block/DISK/queue`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// Bytes of a request.
+    /// Bytes of a request, and of a stripe that none may cross.
     bytes: usize,
     /// Pieces of memory in a request.
     segments: usize,
@@ -32,8 +32,6 @@ pub(crate) struct Shape {
 /// Most bytes of a write. Half a MiB keeps every disk at its full rate, and more of them
 /// in flight do a disk more good than larger ones.
 const MOST: usize = 512 << 10;
-/// Sizes are a multiple of this where the disk takes as much.
-const STEP: usize = 64 << 10;
 const PAGE: usize = 4096;
 /// The block layer caps the queues of a kdump kernel here (`blk_mq_alloc_tag_set()`,
 /// block/blk-mq.c).
@@ -59,8 +57,10 @@ impl Limits {
         };
         let known = Self::default();
         let bytes = |name| number(name).map_or(known.bytes, |kib| kib.max(4) << 10);
+        // In sectors of 512 bytes; 0 for none.
+        let stripe = number("chunk_sectors").filter(|n| *n > 0).map_or(usize::MAX, |n| n << 9);
         Self {
-            bytes: bytes("max_sectors_kb").min(bytes("max_hw_sectors_kb")),
+            bytes: bytes("max_sectors_kb").min(bytes("max_hw_sectors_kb")).min(stripe),
             segments: number("max_segments").map_or(known.segments, |n| n.max(1)),
             requests: number("nr_requests").unwrap_or(known.requests).clamp(2, KDUMP_REQUESTS),
             // Without poll queues IOPOLL completes by interrupt on some kernels and fails
@@ -87,12 +87,11 @@ impl Limits {
     /// Buffers of `budget` bytes in all, none over `most`: each can be one request. The
     /// pages of a buffer may lie all apart, so that each is a segment; and a request that
     /// has to be split is not polled any more (`bio_split_rw()`, block/blk-merge.c, calls
-    /// `bio_clear_polled()`).
+    /// `bio_clear_polled()`). Powers of two, for stripes and erase blocks are such.
     pub(crate) fn shape(&self, budget: usize, most: usize) -> Shape {
         // At least four at a time: one is filled, one is done, and two keep the disk busy.
-        let len = self.bytes.min(self.segments * PAGE).min(most).min(budget / 4);
-        let step = if len >= STEP { STEP } else { PAGE };
-        let len = (len - len % step).max(PAGE);
+        let len = self.bytes.min(self.segments * PAGE).min(most).min(budget / 4).max(PAGE);
+        let len = 1 << len.ilog2();
         Shape { depth: (budget / len).clamp(2, self.requests), len }
     }
 
@@ -127,8 +126,8 @@ mod tests {
             (
                 "NVMe in QEMU",
                 [("max_sectors_kb", "512"), ("max_hw_sectors_kb", "512"), ("max_segments", "127")],
-                6,
-                kib(448),
+                12,
+                kib(256),
             ),
             (
                 "virtio-blk",
@@ -161,6 +160,15 @@ mod tests {
             assert_eq!(limits.writes(3 << 20), Shape { depth, len }, "{disk}");
             assert_eq!(limits.mode(), QueueMode::Uring);
         }
+    }
+
+    #[test]
+    fn no_request_crosses_a_stripe() {
+        let files = [("max_sectors_kb", "512"), ("max_segments", "128"), ("chunk_sectors", "256")];
+        assert_eq!(limits(&files).writes(3 << 20).len, 128 << 10);
+        let none =
+            [("max_hw_sectors_kb", "512"), ("max_sectors_kb", "512"), ("chunk_sectors", "0")];
+        assert_eq!(limits(&none).writes(3 << 20).len, 128 << 10);
     }
 
     #[test]
