@@ -147,7 +147,7 @@ fn both_witnesses_agree_and_that_is_said() {
         assert!(text.ends_with("; 3 of 3 pages lead to their owners"), "{text}");
         assert_eq!(
             Filter::new(&worth, parse("free,cache")).to_string(),
-            "left out: zero,free,cache"
+            "left out: zero,free,cache,hwpoison"
         );
     }
 }
@@ -258,7 +258,7 @@ fn without_sound_btf_vmcoreinfo_stands_alone() {
             assert!(text.contains("; without BTF: ") && text.contains(what), "{what}: {text}");
             assert!(!text.contains('\n'), "{text}");
             let filter = Filter::new(&worth, parse("free,user,cache,offline"));
-            assert_eq!(filter.to_string(), "left out: zero,free,cache,user,offline");
+            assert_eq!(filter.to_string(), "left out: zero,free,cache,user,offline,hwpoison");
         }
         // A page of it that the machine lost.
         let mut ram = m.ram();
@@ -285,7 +285,7 @@ fn pages_without_owners_are_kept() {
         let filter = Filter::new(&worth, parse("free,cache-private,user"));
         assert_eq!(
             filter.to_string(),
-            "left out: zero,free,user; cache is kept: its pages do not lead to their files"
+            "left out: zero,free,user,hwpoison; cache is kept: its pages do not lead to their files"
         );
         assert_eq!(filter.verdict(Class::CachePrivate), Verdict::Layer(Layer::Cache));
         assert_eq!(filter.verdict(Class::Shmem), Verdict::Layer(Layer::User));
@@ -293,7 +293,7 @@ fn pages_without_owners_are_kept() {
         let filter = Filter::new(&open(m, &mut ram), parse("free,cache,user"));
         assert_eq!(
             filter.to_string(),
-            "left out: zero,free,cache; user is kept: its pages do not lead to their owners"
+            "left out: zero,free,cache,hwpoison; user is kept: its pages do not lead to their owners"
         );
     }
 }

@@ -78,7 +78,8 @@ impl Filter {
             Kind::Offline => !kept.offline,
             Kind::Hwpoison => worth.layout.pg_hwpoison != 0,
         };
-        let told = exclude.kinds().filter(|kind| told(*kind));
+        // Faulty pages are never read, asked for or not.
+        let told = exclude.with(Kind::Hwpoison).kinds().filter(|kind| told(*kind));
         let told = told.fold(Exclude::NOTHING, Exclude::with);
         Self { asked: exclude, told, why: Why::Each(kept) }
     }
@@ -95,7 +96,7 @@ impl Filter {
             Class::Cache => has(Kind::Cache),
             Class::CachePrivate => has(Kind::CachePrivate),
             Class::Free => has(Kind::Free),
-            Class::Poison => !matches!(self.why, Why::All(_)),
+            Class::Poison => has(Kind::Hwpoison),
         };
         if out { Verdict::Excluded } else { Verdict::Layer(class.layer()) }
     }
@@ -114,7 +115,7 @@ impl Filter {
         self.asked
     }
 
-    /// What is left out, of what was asked for.
+    /// What is left out: what was asked for and can be told, and faulty pages.
     #[must_use]
     pub fn excludes(&self) -> Exclude {
         self.told
