@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn a_flipped_bit_or_another_key_changes_a_print() {
         let prints = PagePrint::new(&[7; 32]).unwrap();
-        let mut page: Vec<u8> = (0..4096u32).map(|n| (n * n / 7) as u8).collect();
+        let mut page: Vec<u8> = (0..4096u32).map(|n| (n * n / 7).to_le_bytes()[0]).collect();
         let first = prints.print(&page);
         assert_eq!(first, prints.print(&page));
         assert_ne!(first, PagePrint::new(&[8; 32]).unwrap().print(&page));
