@@ -433,7 +433,7 @@ fn what_lies_behind_an_unfinished_dump_is_not_part_of_it() {
     let dump = OpenDump::unlock(file, taken.identity.as_ref()).unwrap();
     assert!(matches!(
         dump.memory().page(Pfn(1)).unwrap(),
-        Page::Data(_) | Page::Zero | Page::Unreadable
+        Page::Data(_) | Page::Zero | Page::Fill(_) | Page::Unreadable
     ));
     let read = slot.read.load(std::sync::atomic::Ordering::Relaxed);
     assert!(read < 2 << 30, "{read} bytes read of a slot of 1 TiB");

@@ -14,9 +14,6 @@ use lifeboat_format::{ByteOff, Cipher, CommitRecord};
 use lifeboat_sink::{BlockDev, Chain, ExtentWriter, Host, Output};
 use lifeboat_sys::Codecs;
 
-/// Bytes of all buffers between memory and disks, for writes and for reads ahead.
-pub const BUFFERS: usize = 4 << 20;
-
 /// A worker for chunks of up to `chunk_pages` data pages, packed by any method of
 /// `ladder`. `None` when zstd refuses its working memory.
 pub fn worker(ladder: &Ladder, chunk_pages: u32) -> Option<Worker> {

@@ -50,7 +50,7 @@ impl Needs {
             workers: u64::from(workers),
             worker: (worker as u64).div_ceil(1024) + STACK_KIB,
             dedup: u64::from(profile.dedup_kib),
-            buffers: lifeboat_join::BUFFERS as u64 >> 10,
+            buffers: u64::from(profile.buffers_kib),
         })
     }
 
