@@ -13,6 +13,7 @@
 
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use lifeboat_format::PAGE;
 pub use lifeboat_format::bootcfg::{MAX_METHODS, Method};
 
 /// What packs payloads. One a worker; it allocates nothing once it is made.
@@ -42,6 +43,8 @@ const FIRST_PRICE: i32 = 12 << 10;
 /// Change of the price a chunk when all buffers are full: half a percent, so that ten
 /// times the price takes some hundred chunks, 50 to 200 ms.
 const STEP: i32 = 15;
+/// How much of the room may be planned for: chunks have headers, and averages err.
+const ROOM_USED: f32 = 0.9;
 /// How much the state of the buffers counts at once: an eighth to eight times the price.
 /// The buffers hold a few milliseconds of the disk's work, so this is what holds them
 /// between empty and full; the price itself only finds the middle.
@@ -58,6 +61,10 @@ pub struct Tuner {
     lean: AtomicI32,
     /// Picoseconds of a CPU for a byte that is stored: sealing it.
     handling: Average,
+    /// Bytes that the dump may still take where it is, and bytes of pages that were not
+    /// looked at yet.
+    room: AtomicU64,
+    left: AtomicU64,
 }
 
 /// What is known of one method.
@@ -89,6 +96,8 @@ impl Tuner {
             price: AtomicI32::new(FIRST_PRICE),
             lean: AtomicI32::new(0),
             handling: Average::default(),
+            room: AtomicU64::new(u64::MAX),
+            left: AtomicU64::new(0),
         }
     }
 
@@ -151,14 +160,35 @@ impl Tuner {
         let log = self.price.load(Relaxed).saturating_add(self.lean.load(Relaxed));
         #[allow(clippy::cast_precision_loss, reason = "a few bits are enough")]
         let price = (log as f32 / 1024.0).exp2() + self.handling.value();
-        let mut best = (f32::INFINITY, 0);
+        let (room, left) = (self.room.load(Relaxed), self.left.load(Relaxed));
+        #[allow(clippy::cast_precision_loss, reason = "a few bits are enough")]
+        let fits = room as f32 * ROOM_USED / (left as f32).max(1.0);
+        // Where nothing fits for sure the strongest is best.
+        let mut best = (f32::INFINITY, self.ladder.len() - 1);
         for (index, rung) in self.rungs.iter().enumerate().take(self.ladder.len()) {
             let sum = rung.cost.value() + price * rung.size.value() / 65536.0;
-            if sum < best.0 {
+            if sum < best.0 && rung.size.value() / 65536.0 <= fits {
                 best = (sum, index);
             }
         }
         best.1
+    }
+
+    /// Says how many pages the capture has to look at in all: what is stored must fit where
+    /// it goes, and no speed is worth a page.
+    pub fn expect(&self, pages: u64) {
+        self.left.store(pages.saturating_mul(PAGE as u64), Relaxed);
+    }
+
+    /// Takes in that pages were looked at.
+    pub(crate) fn passed(&self, pages: u64) {
+        let less = |left: u64| Some(left.saturating_sub(pages.saturating_mul(PAGE as u64)));
+        let _ = self.left.fetch_update(Relaxed, Relaxed, less);
+    }
+
+    /// Takes in how many bytes the dump may still take.
+    pub(crate) fn room(&self, bytes: u64) {
+        self.room.store(bytes, Relaxed);
     }
 
     /// Counts a choice.
@@ -241,6 +271,22 @@ mod tests {
             }
             assert_eq!(tuner.choose(), want, "{busy} of 8 busy");
         }
+    }
+
+    /// A disk that is fast but small: what is stored must fit, whatever it costs.
+    #[test]
+    fn where_room_is_scarce_it_packs_as_hard_as_it_must() {
+        let tuner = taught();
+        for _ in 0..2000 {
+            tuner.pressure(0, 8);
+        }
+        for (room, want) in [(2000, 0), (600, 1), (400, 2), (380, 3), (10, 3)] {
+            tuner.expect(1000);
+            tuner.room(room * PAGE as u64);
+            assert_eq!(tuner.choose(), want, "{room} pages of room for 1000");
+        }
+        tuner.passed(995);
+        assert_eq!(tuner.choose(), 0, "10 pages of room for the last 5");
     }
 
     /// Chunks through a machine of two CPUs and a disk of `rate` bytes a nanosecond.

@@ -101,6 +101,7 @@ impl<S: FrameSink, C: Seal> Shared<S, C> {
         }
         state.frames.append(&header, piece, payload, tag.as_ref().map_or(&[], |t| &t[..]))?;
         let (busy, all) = state.frames.sink().busy();
+        tuner.room(state.frames.sink().remaining());
         drop(state);
         self.turned.notify_all();
         std::mem::forget(fuse);

@@ -205,7 +205,10 @@ impl Worker {
         for run in places.chunk_by(|a, b| job.fate(*a) == job.fate(*b)) {
             match run.first().map(|place| job.fate(*place)) {
                 Some(Fate::Taken) => self.take(job, input.pages, Pfn(at), run.len())?,
-                Some(Fate::Told) => run.iter().for_each(|_| self.push(PageClass::Excluded)),
+                Some(Fate::Told) => {
+                    job.tuner.passed(run.len() as u64);
+                    run.iter().for_each(|_| self.push(PageClass::Excluded));
+                }
                 _ => self.pass(run.len() as u64),
             }
             at += run.len() as u64;
@@ -221,6 +224,7 @@ impl Worker {
         first: Pfn,
         pages: usize,
     ) -> Result<(), ReadFault> {
+        job.tuner.passed(pages as u64);
         let start = self.origin + self.data * PAGE;
         let mut bad = [false; BATCH];
         let space = self.buf.get_mut(start..start + pages * PAGE).unwrap_or_default();

@@ -141,6 +141,7 @@ impl Ready {
             workers.len()
         );
         let (frames, tuner) = (Shared::new(frames), Tuner::new(config.codec.methods()));
+        tuner.expect(pages);
         let ready =
             Self { memory, swaps, records, frames, tuner, twins, interrupts, asked, name, reads };
         Ok((ready, workers))

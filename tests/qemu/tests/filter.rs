@@ -249,7 +249,7 @@ fn a_dump_without_free_cache_and_user_pages() -> Res<()> {
         ],
         ..Plan::named("left-out-lean")
     };
-    left_out(plan, "filter: left out: zero,free,cache,user,hwpoison")
+    left_out(plan, "filter: left out: zero,free,cache,user")
 }
 
 /// The number before `excluded` in a report.

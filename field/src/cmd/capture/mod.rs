@@ -48,6 +48,7 @@ pub(crate) fn run(args: &Capture) -> Ended {
     let mut workers = workers(args, &ladder)?;
     let twins = twins(args, &mut workers)?;
     let tuner = Tuner::new(ladder.methods());
+    tuner.expect(memory.ranges().iter().map(|r| r.pages()).sum());
     let frames = begin(&out, args, &head, &memory, &mut workers)?;
     let records = Records::open(args, &memory)?;
     let readers = Readers::open(&memory, records.as_ref(), workers.len())?;
