@@ -146,7 +146,8 @@ fn twenty_kills_at_random_moments() -> Res<()> {
             "complete" => complete += 1,
             // The head is durable before PID 1 says so.
             "none yet" | "not begun" => {
-                let early = ["devices", "sources", "guard", "order", "filter"].contains(&last.as_str());
+                let early =
+                    ["devices", "sources", "guard", "order", "filter"].contains(&last.as_str());
                 ensure(early, format_args!("after `{last}` the dump is {}", fate.state))?;
             }
             other => ensure(false, format_args!("a killed dump is `{other}`"))?,
