@@ -1,9 +1,12 @@
-//! The engine's traits, joined to those who do the work: codecs, cipher, prints, sink.
+//! The engine's traits, joined to those who do the work: codecs, cipher, prints, sink,
+//! and the readers of old memory.
 //!
 //! The engine knows none of them, and they do not know each other. PID 1, the host's
 //! `lifeboat capture` and the tests use these very joints, so what is tested and
 //! measured is what runs. It has no policy and refuses to have one.
 #![forbid(unsafe_code)]
+
+mod old;
 
 use std::io;
 
@@ -13,6 +16,8 @@ use lifeboat_format::bootcfg::Ladder;
 use lifeboat_format::{ByteOff, Cipher, CommitRecord};
 use lifeboat_sink::{BlockDev, Chain, ExtentWriter, Host, Output};
 use lifeboat_sys::Codecs;
+
+pub use old::{Memory, Places};
 
 /// A worker for chunks of up to `chunk_pages` data pages, packed by any method of
 /// `ladder`. `None` when zstd refuses its working memory.
@@ -45,6 +50,17 @@ impl Compress for Pack {
             Method::Zstd(level) => self.0.zstd(level, raw, out),
         }
     }
+}
+
+/// Has all of `workers` look for twins, by prints under `key`, which is random and used for
+/// this one dump. False on a processor that cannot print; then none of them looks.
+#[must_use]
+pub fn look_for_twins(workers: &mut [Worker], key: &[u8; 32]) -> bool {
+    for worker in workers {
+        let Some(prints) = PagePrint::new(key) else { return false };
+        worker.look_for_twins(Box::new(Prints(prints)));
+    }
+    true
 }
 
 /// Prints of pages, by UMASH.

@@ -2,13 +2,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lifeboat_crypt::{PagePrint, Sealer};
+use lifeboat_crypt::Sealer;
 use lifeboat_engine::{CommitFacts, Frames, Scratch, Shared, Tuner, Twins, Worker};
 use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::commit::{IoMode, Outcome, SourceKind as Recorded};
 use lifeboat_format::header::HEADER_LEN;
 use lifeboat_format::{BLOCK, ChunkKind, SlotState};
-use lifeboat_join::{CryptSeal, Disk, Prints};
+use lifeboat_join::{CryptSeal, Disk};
 use lifeboat_sink::{Chain, FileDev, Head as PartHead};
 use lifeboat_sources::{AnyMemory, OldMemory, SourceKind, open_auto};
 
@@ -220,12 +220,9 @@ fn make_twins(config: &BootConfig, workers: &mut [Worker]) -> Result<Option<Twin
         return Ok(None);
     };
     let key = head::random_bytes::<32>()?;
-    for worker in workers {
-        let Some(prints) = PagePrint::new(&key) else {
-            say!("head: this processor cannot print pages; identical ones are stored each time");
-            return Ok(None);
-        };
-        worker.look_for_twins(Box::new(Prints(prints)));
+    if !lifeboat_join::look_for_twins(workers, &key) {
+        say!("head: this processor cannot print pages; identical ones are stored each time");
+        return Ok(None);
     }
     Ok(Some(twins))
 }

@@ -3,13 +3,12 @@
 //! [`Pages::capture`] takes what memory is still wanted and seals the heap; from there on
 //! nothing here, or below it, allocates.
 
-use lifeboat_engine::{
-    Cursor, EngineError, Frames, Input, Job, Monitor, PageRead, PlaceRead, ReadFault, Tuner, Twins,
-};
+use lifeboat_engine::{Cursor, EngineError, Frames, Input, Job, Monitor, PlaceRead, Tuner, Twins};
 use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::commit::{Outcome, PageCounts};
-use lifeboat_format::{ChunkKind, Layer, PageRange, Pfn};
-use lifeboat_sources::{AnyMemory, MemoryReader, OldMemory};
+use lifeboat_format::{ChunkKind, Layer, PageRange};
+use lifeboat_join::Memory;
+use lifeboat_sources::{AnyMemory, OldMemory};
 use lifeboat_sys::seal;
 
 use crate::capture::{SharedWriter, Writer};
@@ -269,23 +268,5 @@ impl Monitor for Clock<'_> {
 
     fn nanos(&self) -> u64 {
         self.supervisor.nanos()
-    }
-}
-
-struct Memory(MemoryReader);
-
-impl PageRead for Memory {
-    fn read(
-        &mut self,
-        first: Pfn,
-        buf: &mut [u8],
-        bad: &mut dyn FnMut(usize),
-    ) -> Result<(), ReadFault> {
-        self.0
-            .read_pages(first, buf, &mut |pfn| {
-                bad(usize::try_from(pfn.0.saturating_sub(first.0)).unwrap_or(usize::MAX));
-            })
-            .map(|_| ())
-            .map_err(|e| ReadFault(std::io::Error::from_raw_os_error(e.errno())))
     }
 }

@@ -1,12 +1,13 @@
 //! What becomes of each page of the dead kernel's memory: its layer, or nothing at all.
 //! Everything that is decided here is the sources' to decide; this asks them and says so.
 
-use lifeboat_engine::{Place, PlaceRead};
+use lifeboat_engine::PlaceRead;
 use lifeboat_format::bootcfg::{BootConfig, Order};
-use lifeboat_format::{Layer, Pfn, PhysAddr};
+use lifeboat_format::{Layer, PhysAddr};
+use lifeboat_join::Places;
 use lifeboat_sources::elfcorehdr::CoreHeader;
 use lifeboat_sources::vmcoreinfo::VmcoreInfo;
-use lifeboat_sources::worth::{self, Filter, Verdict, Worth};
+use lifeboat_sources::worth::{self, Filter, Worth};
 use lifeboat_sources::{AnyMemory, MemoryReader, OldMemory, SourceKind, notes};
 
 use crate::Failure;
@@ -83,25 +84,4 @@ fn open(memory: &AnyMemory) -> Result<Worth, Failure> {
         }
     }
     Ok(worth)
-}
-
-/// What pages are worth, by the dead kernel's own records.
-struct Places<'w>(worth::Places<'w, MemoryReader>);
-
-impl PlaceRead for Places<'_> {
-    fn places(&mut self, first: Pfn, out: &mut [Place]) {
-        let mut verdicts = [Verdict::Excluded; 32];
-        let mut at = first.0;
-        for part in out.chunks_mut(verdicts.len()) {
-            let verdicts = verdicts.get_mut(..part.len()).unwrap_or_default();
-            self.0.places(Pfn(at), verdicts);
-            for (place, verdict) in part.iter_mut().zip(verdicts) {
-                *place = match verdict {
-                    Verdict::Layer(layer) => Place::In(*layer),
-                    Verdict::Excluded => Place::Out,
-                };
-            }
-            at += part.len() as u64;
-        }
-    }
 }

@@ -14,7 +14,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lifeboat-crypt", &["lifeboat-format"]),
     (
         "lifeboat-join",
-        &["lifeboat-format", "lifeboat-engine", "lifeboat-sink", "lifeboat-crypt", "lifeboat-sys"],
+        &[
+            "lifeboat-format",
+            "lifeboat-engine",
+            "lifeboat-sources",
+            "lifeboat-sink",
+            "lifeboat-crypt",
+            "lifeboat-sys",
+        ],
     ),
     (
         "lifeboat-init",

@@ -11,25 +11,25 @@ mod throttle;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use lifeboat_crypt::{PagePrint, Sealer};
+use lifeboat_crypt::Sealer;
 use lifeboat_engine::{
-    CommitFacts, Cursor, EngineError, Frames, Input, Job, Method, Monitor, PageRead, PlaceRead,
-    ReadFault, Shared, Tuner, Twins, Worker,
+    CommitFacts, Cursor, EngineError, Frames, Input, Job, Method, Monitor, PlaceRead, Shared,
+    Tuner, Twins, Worker,
 };
 use lifeboat_format::bootcfg::Ladder;
 use lifeboat_format::commit::{MAX_PHASES, Outcome, PageCounts, PhaseId, SourceKind};
-use lifeboat_format::{ChunkKind, CommitRecord, Layer, Pfn};
-use lifeboat_join::{CryptSeal, Plain, Prints};
+use lifeboat_format::{ChunkKind, CommitRecord, Layer};
+use lifeboat_join::{CryptSeal, Memory, Places, Plain};
 use lifeboat_sink::ExtentWriter;
+use lifeboat_sources::OldMemory;
 use lifeboat_sources::vmcore::Vmcore;
-use lifeboat_sources::{MemoryReader, OldMemory};
 use lifeboat_sys::{QueueMode, WriteQueue};
 
 use crate::cli::{Capture, PackWord};
 use crate::output::Output;
 use crate::ui::{Context as _, Ended, Failure, Outcome as Exit, say};
 use head::Head;
-use places::{Places, Records};
+use places::Records;
 use throttle::Throttled;
 
 /// Buffers of the queue, and their length in bytes: 4 MiB, as in the crash kernel.
@@ -95,12 +95,9 @@ fn twins(args: &Capture, workers: &mut [Worker]) -> Result<Option<Twins>, Failur
     let Some(twins) = Twins::new((args.dedup_kib as usize) << 10) else { return Ok(None) };
     let mut key = [0u8; 32];
     getrandom::fill(&mut key).context("random numbers")?;
-    for worker in workers {
-        let prints = PagePrint::new(&key).ok_or_else(|| {
-            Failure::new("this processor has no carry-less multiplication")
-                .hint("--dedup-kib 0 stores identical pages each time")
-        })?;
-        worker.look_for_twins(Box::new(Prints(prints)));
+    if !lifeboat_join::look_for_twins(workers, &key) {
+        return Err(Failure::new("this processor has no carry-less multiplication")
+            .hint("--dedup-kib 0 stores identical pages each time"));
     }
     Ok(Some(twins))
 }
@@ -257,7 +254,7 @@ impl Monitor for Clock {
 
 /// What one worker reads.
 struct Readers<'w> {
-    pages: Reader,
+    pages: Memory,
     places: Option<Places<'w>>,
 }
 
@@ -270,25 +267,8 @@ impl<'w> Readers<'w> {
         let reader = || memory.reader().map_err(|e| Failure::of(&e));
         let one = |_| {
             let places = records.map(|r| Ok::<_, Failure>(r.places(reader()?))).transpose()?;
-            Ok(Self { pages: Reader(reader()?), places })
+            Ok(Self { pages: Memory(reader()?), places })
         };
         (0..workers).map(one).collect()
-    }
-}
-
-struct Reader(MemoryReader);
-
-impl PageRead for Reader {
-    fn read(
-        &mut self,
-        first: Pfn,
-        buf: &mut [u8],
-        bad: &mut dyn FnMut(usize),
-    ) -> Result<(), ReadFault> {
-        let mut tell = |pfn: Pfn| {
-            bad(usize::try_from(pfn.0.saturating_sub(first.0)).unwrap_or(usize::MAX));
-        };
-        let read = self.0.read_pages(first, buf, &mut tell);
-        read.map(|_| ()).map_err(|e| ReadFault(std::io::Error::other(e)))
     }
 }

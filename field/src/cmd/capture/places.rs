@@ -1,11 +1,10 @@
 //! Which pages of a vmcore are left out, by the dead kernel's own records.
 
-use lifeboat_engine::{Place, PlaceRead};
 use lifeboat_format::Exclude;
-use lifeboat_format::Pfn;
+use lifeboat_join::Places;
 use lifeboat_sources::vmcore::Vmcore;
 use lifeboat_sources::vmcoreinfo::VmcoreInfo;
-use lifeboat_sources::worth::{self, Filter, Verdict, Worth};
+use lifeboat_sources::worth::{self, Filter, Worth};
 use lifeboat_sources::{MemoryReader, OldMemory, notes};
 
 use crate::cli::Capture;
@@ -46,26 +45,5 @@ impl Records {
     /// A worker's reader of them.
     pub(super) fn places(&self, memory: MemoryReader) -> Places<'_> {
         Places(worth::Places::new(&self.worth, self.filter.asked(), memory))
-    }
-}
-
-/// One worker's.
-pub(super) struct Places<'w>(worth::Places<'w, MemoryReader>);
-
-impl PlaceRead for Places<'_> {
-    fn places(&mut self, first: Pfn, out: &mut [Place]) {
-        let mut verdicts = [Verdict::Excluded; 32];
-        let mut at = first.0;
-        for part in out.chunks_mut(verdicts.len()) {
-            let verdicts = verdicts.get_mut(..part.len()).unwrap_or_default();
-            self.0.places(Pfn(at), verdicts);
-            for (place, verdict) in part.iter_mut().zip(verdicts) {
-                *place = match verdict {
-                    Verdict::Layer(layer) => Place::In(*layer),
-                    Verdict::Excluded => Place::Out,
-                };
-            }
-            at += part.len() as u64;
-        }
     }
 }
