@@ -121,3 +121,100 @@ impl<S: FrameSink, C: Seal> Drop for Fuse<'_, S, C> {
         self.0.turned.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use lifeboat_format::commit::PageCounts;
+    use lifeboat_format::header::KEY_AREA_LEN;
+    use lifeboat_format::{
+        ByteOff, ChunkKind, Cipher, Codec, CommitRecord, DumpHeader, FORMAT_VERSION, Layer, Pfn,
+        text_field,
+    };
+
+    use super::*;
+    use crate::{SealFault, TAIL_RESERVE};
+
+    /// So many bytes, and no more.
+    struct Room(u64, u64);
+
+    impl FrameSink for Room {
+        fn position(&self) -> ByteOff {
+            ByteOff(self.0)
+        }
+        fn remaining(&self) -> u64 {
+            self.1 - self.0
+        }
+        fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+            self.0 += bytes.len() as u64;
+            Ok(())
+        }
+        fn pad_to(&mut self, to: usize) -> io::Result<()> {
+            self.0 = self.0.next_multiple_of(to as u64);
+            Ok(())
+        }
+        fn checkpoint(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Clear;
+
+    impl Seal for Clear {
+        fn cipher(&self) -> Cipher {
+            Cipher::None
+        }
+        fn seal(&self, _: u64, _: &[u8], _: &mut [u8]) -> Result<Option<[u8; 16]>, SealFault> {
+            Ok(None)
+        }
+        fn commit_tag(&self, _: &CommitRecord) -> Result<[u8; 16], SealFault> {
+            Ok([0; 16])
+        }
+    }
+
+    /// What one worker was promised no other gets, written or not: a place behind the end
+    /// would cost the whole dump.
+    #[test]
+    fn a_reserved_place_takes_room_before_it_is_written() {
+        let header = DumpHeader {
+            version: FORMAT_VERSION,
+            dump_id: [1; 16],
+            volume_id: [2; 16],
+            number: 1,
+            created: 0,
+            cipher: Cipher::None,
+            chunk_pages: 64,
+            release: text_field(""),
+            reason: text_field(""),
+            image: text_field(""),
+            key_id: [0; 32],
+        };
+        // Room for two frames of 1024 bytes and not for a third.
+        let sink = Room(0, TAIL_RESERVE + 3000);
+        let mut frames = Frames::new(sink, Clear, &header, &[0; KEY_AREA_LEN]);
+        let piece = Piece {
+            kind: ChunkKind::Memory,
+            codec: Codec::Store,
+            device: 0,
+            layer: Layer::Address,
+            first: Pfn(0),
+            raw_len: 900,
+            counts: PageCounts::default(),
+            pages: 1,
+        };
+        let first = frames.reserve(&piece, 900).unwrap().unwrap();
+        let second = frames.reserve(&piece, 900).unwrap().unwrap();
+        assert_eq!((first.offset.0, second.offset.0, first.frame_len()), (0, 1024, 1024));
+        assert!(frames.reserve(&piece, 900).unwrap().is_none());
+        for header in [first, second] {
+            assert!(!frames.is_settled());
+            frames.append(&header, &piece, &[0; 900], &[]).unwrap();
+        }
+        assert!(frames.is_settled());
+        assert!(matches!(frames.settle(900), Err(EngineError::Full)));
+    }
+}
