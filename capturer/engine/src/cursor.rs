@@ -32,14 +32,14 @@ impl<'r> Cursor<'r> {
     /// At the start of `ranges`, which are disjoint and ascending.
     #[must_use]
     pub fn new(ranges: &'r [PageRange]) -> Self {
-        let left = ranges.iter().map(|r| r.pages()).fold(0, u64::saturating_add);
+        let left = sum(ranges);
         Self { ranges, at: Mutex::new(At { range: 0, page: 0, left }) }
     }
 
     /// Pages in all ranges.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.ranges.iter().map(|r| r.pages()).fold(0, u64::saturating_add)
+        sum(self.ranges)
     }
 
     /// The next span of at most 65536 pages (256 MiB), within one range.
@@ -59,4 +59,8 @@ impl<'r> Cursor<'r> {
             return Some(PageRange { start: Pfn(start), end: Pfn(end) });
         }
     }
+}
+
+fn sum(ranges: &[PageRange]) -> u64 {
+    ranges.iter().map(|r| r.pages()).fold(0, u64::saturating_add)
 }

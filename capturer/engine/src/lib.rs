@@ -31,6 +31,7 @@ pub use traits::{FrameSink, Monitor, PageRead, Place, PlaceRead, ReadFault, Seal
 pub use twins::{Fingerprint, Twins};
 pub use worker::{Input, Job, Worker, capture};
 
+use lifeboat_format::commit::Outcome;
 use std::fmt;
 use std::io;
 
@@ -79,6 +80,16 @@ impl fmt::Display for Plain<'_> {
 }
 
 impl EngineError {
+    /// How a dump ends that is finished after this.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Full => Outcome::Full,
+            Self::Stopped => Outcome::Deadline,
+            _ => Outcome::SourceFailed,
+        }
+    }
+
     /// Whether the dump can still be finished as a partial one.
     #[must_use]
     pub fn can_commit(&self) -> bool {

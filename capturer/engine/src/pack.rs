@@ -41,7 +41,7 @@ const MAX_PRICE: i32 = 18 << 10;
 /// At first as of a disk of some 300 MB/s.
 const FIRST_PRICE: i32 = 12 << 10;
 /// Change of the price a chunk when all buffers are full: half a percent, so that ten
-/// times the price takes some hundred chunks, 50 to 200 ms.
+/// times the price takes some 500 chunks, 50 to 200 ms.
 const STEP: i32 = 15;
 /// How much of the room may be planned for: chunks have headers, and averages err.
 const ROOM_USED: f32 = 0.9;
@@ -105,12 +105,6 @@ impl Tuner {
     #[must_use]
     pub fn ladder(&self) -> &[Method] {
         &self.ladder
-    }
-
-    /// The last and strongest method: for what is small and must be there.
-    #[must_use]
-    pub fn strongest(&self) -> Method {
-        self.ladder.last().copied().unwrap_or(Method::Store)
     }
 
     /// How often each method was chosen, and for how many bytes of payload.

@@ -3,7 +3,7 @@
 //! [`Pages::capture`] takes what memory is still wanted and seals the heap; from there on
 //! nothing here, or below it, allocates.
 
-use lifeboat_engine::{Cursor, EngineError, Frames, Input, Job, Monitor, PlaceRead, Tuner, Twins};
+use lifeboat_engine::{Cursor, Frames, Input, Job, Monitor, PlaceRead, Tuner, Twins};
 use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::commit::{Outcome, PageCounts};
 use lifeboat_format::{ChunkKind, Layer, PageRange};
@@ -173,11 +173,7 @@ impl Pages<'_> {
                 return;
             }
             say!("{}: {error}", task.job.name);
-            outcome = match error {
-                EngineError::Full => Outcome::Full,
-                EngineError::Stopped => Outcome::Deadline,
-                _ => Outcome::SourceFailed,
-            };
+            outcome = error.outcome();
         });
         self.interrupts.end();
         fatal.map_or(Ok(outcome), |error| Err(error.into()))

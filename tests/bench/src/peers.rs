@@ -3,20 +3,13 @@
 //! names another one.
 
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lifeboat_qemu::apt;
 use lifeboat_qemu::error::{Context as _, Failure, Res, both, ensure};
+use lifeboat_qemu::peer;
 
-use crate::input::cache::{Key, keep};
 use crate::measure::Task;
-
-/// Debian's release to take it from: the stable one's 1.7.6 reads 6.12 wrongly.
-const SUITE: &str = "forky";
-/// The oldest version that is a fair peer.
-const OLDEST: [u32; 3] = [1, 7, 8];
 
 /// A makedumpfile that can run here.
 #[derive(Debug, Clone)]
@@ -63,47 +56,22 @@ fn judge(said: &str) -> Res<(String, bool)> {
     let has = |codec: &str| {
         said.lines().any(|l| l.starts_with(codec) && l.trim_end().ends_with("enabled"))
     };
-    let version = said.split_whitespace().skip_while(|w| *w != "version").nth(1).unwrap_or("?");
-    let numbers: Vec<u32> = version.split('.').filter_map(|n| n.parse().ok()).collect();
+    let version = peer::version(said);
     ensure(
-        numbers.as_slice() >= OLDEST.as_slice() && has("zstd") && has("lzo"),
+        version.is_ok() && has("zstd") && has("lzo"),
         format_args!(
             "this makedumpfile is no fair peer (1.7.8 with zstd and lzo is needed):\n{said}\
              hint: MAKEDUMPFILE=/path/of/another"
         ),
     )?;
-    Ok((version.to_owned(), has("snappy")))
+    Ok((version?, has("snappy")))
 }
 
-/// The packaged one: loader, library path, program.
+/// The packaged one, as the tests of the filter use it.
 fn packaged() -> Res<Vec<PathBuf>> {
-    let mut key = Key::of("makedumpfile");
-    key.add(SUITE).add("2");
-    let dir = keep(&key, |new| {
-        let root = new.join("apt");
-        let config = apt::private_root(&root, SUITE)?;
-        let wanted = ["./usr/bin/makedumpfile", "./usr/lib/x86_64-linux-gnu/*.so*"];
-        for deb in apt::download_tree(&config, &root, "makedumpfile")? {
-            let file = deb.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            // Its scripts' interpreter is not needed.
-            if !file.contains("perl") {
-                apt::unpack_some(&deb, new, &wanted)?;
-            }
-        }
-        fs::rename(new.join("usr/bin"), new.join("bin")).ctx("makedumpfile's bin")?;
-        fs::rename(new.join("usr/lib/x86_64-linux-gnu"), new.join("lib")).ctx("its lib")?;
-        fs::remove_dir_all(&root).ctx(root.display())
-    })
-    .map_err(|why| {
+    peer::packaged().map_err(|why| {
         Failure::check(format_args!("{why}\nhint: MAKEDUMPFILE=/path/of/makedumpfile-1.7.8"))
-    })?;
-    let lib = dir.join("lib");
-    Ok(vec![
-        lib.join("ld-linux-x86-64.so.2"),
-        PathBuf::from("--library-path"),
-        lib,
-        dir.join("bin/makedumpfile"),
-    ])
+    })
 }
 
 #[cfg(test)]

@@ -12,16 +12,62 @@ use crate::error::{Context as _, Res, ensure, run};
 use crate::paths::{cache, lock_cache};
 use crate::provision::install;
 
-/// Debian's release to take it from, and the oldest version that is right on 6.12.
+/// Debian's release to take it from (the stable one's 1.7.6 reads 6.12 wrongly), and the
+/// oldest version that is right there.
 const SUITE: &str = "forky";
 const OLDEST: [u32; 3] = [1, 7, 8];
 
 /// A makedumpfile that can run here.
 #[derive(Debug, Clone)]
 pub struct Makedumpfile {
-    dir: PathBuf,
+    /// Loader, its arguments, program.
+    words: Vec<PathBuf>,
     /// Its version.
     pub version: String,
+}
+
+/// Fetches the packaged one, or finds it in the cache: loader, library path, program.
+///
+/// # Errors
+/// When apt cannot give it.
+pub fn packaged() -> Res<Vec<PathBuf>> {
+    let _held = lock_cache()?;
+    let dir = cache()?.join(format!("makedumpfile-{SUITE}"));
+    if !dir.join("bin/makedumpfile").is_file() {
+        install(&dir, |new| {
+            let root = new.join("apt");
+            let config = apt::private_root(&root, SUITE)?;
+            let wanted = ["./usr/bin/makedumpfile", "./usr/lib/x86_64-linux-gnu/*.so*"];
+            for deb in apt::download_tree(&config, &root, "makedumpfile")? {
+                let name = deb.file_name().unwrap_or_default().to_string_lossy();
+                // Its scripts' interpreter is not needed.
+                if !name.contains("perl") {
+                    apt::unpack_some(&deb, new, &wanted)?;
+                }
+            }
+            std::fs::rename(new.join("usr/bin"), new.join("bin")).ctx("its bin")?;
+            std::fs::rename(new.join("usr/lib/x86_64-linux-gnu"), new.join("lib"))
+                .ctx("its lib")?;
+            std::fs::remove_dir_all(&root).ctx(root.display())
+        })?;
+    }
+    let lib = dir.join("lib");
+    let program = dir.join("bin/makedumpfile");
+    Ok(vec![lib.join("ld-linux-x86-64.so.2"), PathBuf::from("--library-path"), lib, program])
+}
+
+/// The version that `makedumpfile -v` names in `said`.
+///
+/// # Errors
+/// When it is too old to be right on 6.12.
+pub fn version(said: &str) -> Res<String> {
+    let version = said.split_whitespace().skip_while(|w| *w != "version").nth(1).unwrap_or("?");
+    let numbers: Vec<u32> = version.split('.').filter_map(|n| n.parse().ok()).collect();
+    ensure(
+        numbers.as_slice() >= OLDEST.as_slice(),
+        format_args!("this makedumpfile is too old, 1.7.8 is needed:\n{said}"),
+    )?;
+    Ok(version.to_owned())
 }
 
 impl Makedumpfile {
@@ -30,39 +76,16 @@ impl Makedumpfile {
     /// # Errors
     /// When apt cannot give it or it is too old.
     pub fn get() -> Res<Self> {
-        let _held = lock_cache()?;
-        let dir = cache()?.join(format!("makedumpfile-{SUITE}"));
-        if !dir.join("bin/makedumpfile").is_file() {
-            install(&dir, |new| {
-                let root = new.join("apt");
-                let config = apt::private_root(&root, SUITE)?;
-                let wanted = ["./usr/bin/makedumpfile", "./usr/lib/x86_64-linux-gnu/*.so*"];
-                for deb in apt::download_tree(&config, &root, "makedumpfile")? {
-                    let name = deb.file_name().unwrap_or_default().to_string_lossy();
-                    // Its scripts' interpreter is not needed.
-                    if !name.contains("perl") {
-                        apt::unpack_some(&deb, new, &wanted)?;
-                    }
-                }
-                std::fs::rename(new.join("usr/bin"), new.join("bin")).ctx("its bin")?;
-                std::fs::rename(new.join("usr/lib/x86_64-linux-gnu"), new.join("lib"))
-                    .ctx("its lib")?;
-                std::fs::remove_dir_all(&root).ctx(root.display())
-            })?;
-        }
-        let mut this = Self { dir, version: String::new() };
-        let said = run(this.command().arg("-v"))?;
-        let version = said.split_whitespace().skip_while(|w| *w != "version").nth(1);
-        version.unwrap_or("?").clone_into(&mut this.version);
-        let numbers: Vec<u32> = this.version.split('.').filter_map(|n| n.parse().ok()).collect();
-        ensure(numbers.as_slice() >= OLDEST.as_slice(), format_args!("too old: {said}"))?;
+        let mut this = Self { words: packaged()?, version: String::new() };
+        this.version = version(&run(this.command().arg("-v"))?)?;
         Ok(this)
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(self.dir.join("lib/ld-linux-x86-64.so.2"));
-        command.arg("--library-path").arg(self.dir.join("lib"));
-        command.arg(self.dir.join("bin/makedumpfile"));
+        let (program, rest) =
+            self.words.split_first().map_or((Path::new(""), &[][..]), |(p, r)| (p.as_path(), r));
+        let mut command = Command::new(program);
+        command.args(rest);
         command
     }
 

@@ -167,7 +167,7 @@ fn pages(
             return Err(Failure::of(&error));
         }
         crate::ui::warn(error.to_string());
-        outcome = Outcome::SourceFailed;
+        outcome = error.outcome();
     }
     Ok(outcome)
 }
