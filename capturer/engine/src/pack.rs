@@ -23,12 +23,6 @@ pub trait Compress {
     fn compress(&mut self, method: Method, raw: &[u8], out: &mut [u8]) -> Option<usize>;
 }
 
-impl<T: Compress + ?Sized> Compress for Box<T> {
-    fn compress(&mut self, method: Method, raw: &[u8], out: &mut [u8]) -> Option<usize> {
-        (**self).compress(method, raw, out)
-    }
-}
-
 /// One chunk in so many is packed by several methods: about 1 % of the time.
 const SAMPLE_EVERY: u32 = 256;
 /// Samples that an average remembers: memory is a mixture, and one chunk says little.

@@ -28,20 +28,6 @@ pub trait PageRead {
     fn ahead(&mut self, _span: PageRange) {}
 }
 
-impl<T: PageRead + ?Sized> PageRead for Box<T> {
-    fn read(
-        &mut self,
-        first: Pfn,
-        buf: &mut [u8],
-        bad: &mut dyn FnMut(usize),
-    ) -> Result<(), ReadFault> {
-        (**self).read(first, buf, bad)
-    }
-    fn ahead(&mut self, span: PageRange) {
-        (**self).ahead(span);
-    }
-}
-
 /// Sealing failed; the cause is the cipher's and holds nothing to report.
 #[derive(Debug)]
 pub struct SealFault;
@@ -125,12 +111,6 @@ pub trait PlaceRead {
     /// Tells the places of the pages from `first` on. The same page always gets the
     /// same answer.
     fn places(&mut self, first: Pfn, out: &mut [Place]);
-}
-
-impl<T: PlaceRead + ?Sized> PlaceRead for Box<T> {
-    fn places(&mut self, first: Pfn, out: &mut [Place]) {
-        (**self).places(first, out);
-    }
 }
 
 /// The capturer's eye on time.

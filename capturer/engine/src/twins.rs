@@ -17,12 +17,6 @@ pub trait Fingerprint {
     fn print(&mut self, page: &[u8]) -> u128;
 }
 
-impl<T: Fingerprint + ?Sized> Fingerprint for Box<T> {
-    fn print(&mut self, page: &[u8]) -> u128 {
-        (**self).print(page)
-    }
-}
-
 /// Pages of a set: a print is looked for in one set.
 const WAYS: usize = 5;
 

@@ -11,7 +11,8 @@
 use std::fmt::Write as _;
 
 use crate::bytes::{le16, le32, le64};
-use crate::paging::{PagingError, VirtReader};
+use crate::memory::PhysRead;
+use crate::paging::{AddressSpace, PagingError, VirtReader};
 use crate::vmcoreinfo::VmcoreInfo;
 
 /// Largest log ring of the kernel: 2 GiB (`LOG_BUF_LEN_MAX`).
@@ -258,6 +259,25 @@ impl Ring {
         };
         len.checked_sub(8).map(|room| (at, room))
     }
+}
+
+/// The log of a machine whose memory this is, at most `max` bytes of its end, and how many
+/// of the oldest records did not fit.
+///
+/// # Errors
+/// [`KmsgError`].
+pub fn read(
+    info: &VmcoreInfo<'_>,
+    memory: &mut dyn PhysRead,
+    max: usize,
+) -> Result<(String, u64), KmsgError> {
+    let space = AddressSpace::new(info)
+        .map_err(|source| KmsgError::Memory { what: "page tables", source })?;
+    let mut buf = vec![0u8; max];
+    let rendered = render(info, &mut VirtReader::new(space, memory), &mut buf)?;
+    buf.truncate(rendered.len);
+    // It is valid, see `Rendered::len`: nothing is replaced.
+    Ok((String::from_utf8_lossy(&buf).into_owned(), rendered.cut))
 }
 
 /// Renders the log into `buf`: lines `[    1.234567] text`, oldest first. When it does

@@ -8,7 +8,6 @@ use lifeboat_format::bootcfg::{BootConfig, MAX_LEN};
 use lifeboat_format::header::KEY_AREA_LEN;
 use lifeboat_format::meta::{MetaWriter, SwapDevice, Tag};
 use lifeboat_format::{Cipher, DumpHeader, FORMAT_VERSION, Id, PAGE, text_field};
-use lifeboat_sources::paging::{AddressSpace, VirtReader};
 use lifeboat_sources::vmcoreinfo::VmcoreInfo;
 use lifeboat_sources::{AnyMemory, OldMemory, kmsg, notes};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -95,15 +94,11 @@ fn read_log(info: &VmcoreInfo<'_>, memory: &AnyMemory) -> String {
 }
 
 fn render_log(info: &VmcoreInfo<'_>, memory: &AnyMemory) -> Result<String, Failure> {
-    let mut reader = memory.reader()?;
-    let mut virt = VirtReader::new(AddressSpace::new(info)?, &mut reader);
-    let mut buf = vec![0u8; LOG_MAX];
-    let rendered = kmsg::render(info, &mut virt, &mut buf)?;
-    if rendered.cut > 0 {
-        say!("head: the log's oldest {} records did not fit", rendered.cut);
+    let (log, cut) = kmsg::read(info, &mut memory.reader()?, LOG_MAX)?;
+    if cut > 0 {
+        say!("head: the log's oldest {cut} records did not fit");
     }
-    buf.truncate(rendered.len);
-    Ok(String::from_utf8(buf)?)
+    Ok(log)
 }
 
 /// Bytes of the kernel's generator, once it says that it is seeded. The 32 for the

@@ -6,7 +6,6 @@ use lifeboat_format::meta::{MetaWriter, Tag};
 use lifeboat_format::{
     Cipher, DumpHeader, FORMAT_VERSION, Id, KeyArea, KeyEntry, KeyKind, text_field,
 };
-use lifeboat_sources::paging::{AddressSpace, VirtReader};
 use lifeboat_sources::vmcore::Vmcore;
 use lifeboat_sources::vmcoreinfo::VmcoreInfo;
 use lifeboat_sources::{OldMemory, kmsg, notes};
@@ -81,18 +80,20 @@ fn keys(
 
 /// The dead kernel's log; a vmcore without one is still worth keeping.
 fn log(info: &VmcoreInfo<'_>, memory: &Vmcore) -> String {
-    let render = || -> Result<String, Box<dyn std::error::Error>> {
-        let mut reader = memory.reader()?;
-        let mut virt = VirtReader::new(AddressSpace::new(info)?, &mut reader);
-        let mut buf = vec![0u8; LOG_MAX];
-        let rendered = kmsg::render(info, &mut virt, &mut buf)?;
-        buf.truncate(rendered.len);
-        Ok(String::from_utf8(buf)?)
+    let read = || -> Result<(String, u64), Box<dyn std::error::Error>> {
+        Ok(kmsg::read(info, &mut memory.reader()?, LOG_MAX)?)
     };
-    render().unwrap_or_else(|why| {
-        warn(format!("the log cannot be read: {why}"));
-        String::new()
-    })
+    match read() {
+        Ok((log, 0)) => log,
+        Ok((log, cut)) => {
+            warn(format!("the log's oldest {cut} records did not fit"));
+            log
+        }
+        Err(why) => {
+            warn(format!("the log cannot be read: {why}"));
+            String::new()
+        }
+    }
 }
 
 fn tables(header: &DumpHeader, memory: &Vmcore) -> Result<Vec<u8>, Failure> {
