@@ -138,10 +138,10 @@ fn every_flipped_bit_of_a_small_dump_is_found() {
 #[test]
 fn flipped_bits_of_a_large_dump_are_found() {
     let order = Order {
-        machine: Golden { seed: 32, noise: true, excluded: false },
+        machine: Golden { seed: 32, noise: true, excluded: false, words: false },
         ranges: vec![PageRange::new(0x100, 0x100 + 30_000)],
         swap: vec![1 << 20],
-        level: None,
+        method: golden::Method::Store,
         layered: true,
         chunk_pages: 64,
         workers: 2,

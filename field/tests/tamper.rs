@@ -47,7 +47,7 @@ fn bench() -> Bench {
             key: Some(key),
             layered: true,
             // Stored chunks of two dumps of the same shape have the same lengths.
-            level: None,
+            method: golden::Method::Store,
             ..Order::clear(51, id)
         };
         make(&order, vec![fresh(14 << 20)])

@@ -40,6 +40,16 @@ const PINNED: &[(&str, &str)] = &[
     ("v2-sealed.truth", "4a332c5cf8a8a98fcb36630af3d1994657fbd7cb6c9241507e4fa5b9570d0788"),
     ("v2-volume.img.zst", "cea01ed6253c1b5ae60f3f99e44064ca395385da467522284fad7df42ef14a7b"),
     ("v2-volume.truth", "e4f68c71a3212143ba68bd8212b73f22d9a8fe0f445a20937db3e723be6f7bbb"),
+    ("v3-clear.lbdump", "6e75f7e94aedcb4ad814a95c63dd5477134049fa75f82d0bb32efd08b5699e28"),
+    ("v3-clear.truth", "c104579805e571504bd6ec879c3f2dedd55ecfb4e52929ec4a2d420aa618f571"),
+    ("v3-sealed.age.key", "acaef174c22c3f8fc966eb5be668b975b071baddbaef821fe57c0a59096d9dc0"),
+    ("v3-sealed.lbdump", "d63e18a0e1f1e6542a7ca152a066ed799ac71b878f13db31f69522be21fcf369"),
+    ("v3-sealed.oneboot.key", "8c5b5320927e3e31759f27c3cf92de4ec44addb43ebbe2e50b4d7e12094dadf7"),
+    ("v3-sealed.rekeyed.key", "431d02c52cd12a127eb47d855530ab6cc0bcfb28115cc1a4b317f59d98f78124"),
+    ("v3-sealed.ssh.key", "a421a3bc574907d1c5c6ff56ea3fd0585ac1bfeb3481a7fd1996c9212cd09f7d"),
+    ("v3-sealed.truth", "33509916a80a66abd491407a5dfe908047d229e3e363e7652d639f4bed29ea33"),
+    ("v3-volume.img.zst", "57a22342585f3ddae2e9498ddd7f05e4d6e4de91a0c1b22361cd96e2e54a45a8"),
+    ("v3-volume.truth", "2ac3d3f5c6b2358832e1dc740d3450b0de9bf0695158dd44c6830515721d0e64"),
 ];
 
 /// Dumps, the version that wrote them, and every key that opens them alone.
@@ -57,6 +67,17 @@ const DUMPS: &[(&str, u32, &[&str])] = &[
         ],
     ),
     ("v2-clear", 2, &[]),
+    (
+        "v3-sealed",
+        3,
+        &[
+            "v3-sealed.age.key",
+            "v3-sealed.ssh.key",
+            "v3-sealed.oneboot.key",
+            "v3-sealed.rekeyed.key",
+        ],
+    ),
+    ("v3-clear", 3, &[]),
 ];
 
 fn dir() -> PathBuf {
@@ -181,10 +202,9 @@ fn a_volume_of_version_1_is_read() {
     assert!(half.len() > 16384 + 4096 && whole.starts_with(&half), "{} bytes", half.len());
 }
 
-/// Dump 2 lies in two parts, around dump 1.
-#[test]
-fn a_volume_of_version_2_is_read() {
-    let scratch = unpacked("v2-volume");
+/// Dump 2 of this volume lies in two parts, around dump 1.
+fn reads_two_parts(volume: &str, version: u32, digest: &str) {
+    let scratch = unpacked(volume);
     let d = scratch.path();
     let list = cmd(d, "list @/volume").exits(0).out;
     for words in ["dump 1", "dump 2", "pulled"] {
@@ -192,10 +212,23 @@ fn a_volume_of_version_2_is_read() {
     }
     cmd(d, "pull @/volume --dump 2 -o @/two").exits(0);
     let bytes = fs::read(d.join("two")).unwrap();
-    assert_eq!(sha256(&bytes), "61f12d454c9670d7bdc69001e3e8693a9d6caf83ae3df8c63138be50e64a1298");
+    assert_eq!(sha256(&bytes), digest);
     let file = DumpFile::open(Arc::new(bytes)).unwrap();
+    assert_eq!(file.header().version, version);
     let v = file.verify(None, &|_| {});
     assert!(v.is_sound() && v.is_complete(), "{:?}", v.findings);
     assert_eq!(file.committed().unwrap().last_part, 1);
-    assert_eq!(told(&OpenDump::unlock(file, None).unwrap()), truth("v2-volume"));
+    assert_eq!(told(&OpenDump::unlock(file, None).unwrap()), truth(volume));
+}
+
+#[test]
+fn a_volume_of_version_2_is_read() {
+    let digest = "61f12d454c9670d7bdc69001e3e8693a9d6caf83ae3df8c63138be50e64a1298";
+    reads_two_parts("v2-volume", 2, digest);
+}
+
+#[test]
+fn a_volume_of_version_3_is_read() {
+    let digest = "7c272a01e8dbbf1b849ac27e6aed5542bda1f7cdad457b813519f38dee9f7916";
+    reads_two_parts("v3-volume", 3, digest);
 }

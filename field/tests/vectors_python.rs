@@ -53,6 +53,8 @@ fn it_opens_the_golden_vectors() {
         ("v1-clear", &[]),
         ("v2-sealed", &["v2-sealed.age.key", "v2-sealed.oneboot.key", "v2-sealed.rekeyed.key"]),
         ("v2-clear", &[]),
+        ("v3-sealed", &["v3-sealed.age.key", "v3-sealed.oneboot.key", "v3-sealed.rekeyed.key"]),
+        ("v3-clear", &[]),
     ] {
         let truth = fs::read_to_string(dir.join(format!("{name}.truth"))).unwrap();
         let dump = dir.join(format!("{name}.lbdump"));
@@ -168,8 +170,8 @@ fn it_agrees_page_for_page_on_a_long_dump() {
 fn it_agrees_page_for_page_on_a_dump_of_two_parts() {
     let change = |order: &mut Order| {
         order.ranges = vec![PageRange::new(0x100, 0x100 + 6000)];
-        order.machine = Golden { seed: 42, noise: true, excluded: false };
-        order.level = None;
+        order.machine = Golden { seed: 42, noise: true, excluded: false, words: false };
+        order.method = golden::Method::Store;
     };
     let fresh = Fresh::take(change, &[14 << 20, 60 << 20]);
     assert_eq!(fresh.parts, 2);

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod cursor;
+mod estimate;
 mod frames;
 mod pack;
 mod scratch;
@@ -23,6 +24,7 @@ mod twins;
 mod worker;
 
 pub use cursor::Cursor;
+pub use estimate::estimate;
 pub use frames::{CommitFacts, Frames, TAIL_RESERVE};
 pub use pack::{Compress, MAX_METHODS, Method, Tuner};
 pub use scratch::Scratch;

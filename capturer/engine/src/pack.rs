@@ -55,10 +55,11 @@ pub struct Tuner {
     lean: AtomicI32,
     /// Picoseconds of a CPU for a byte that is stored: sealing it.
     handling: Average,
-    /// Bytes that the dump may still take where it is, and bytes of pages that were not
-    /// looked at yet.
+    /// Bytes that the dump may still take where it is; pages that were not looked at yet;
+    /// and how many of them should hold data.
     room: AtomicU64,
     left: AtomicU64,
+    data: AtomicU64,
 }
 
 /// What is known of one method.
@@ -92,6 +93,7 @@ impl Tuner {
             handling: Average::default(),
             room: AtomicU64::new(u64::MAX),
             left: AtomicU64::new(0),
+            data: AtomicU64::new(0),
         }
     }
 
@@ -148,9 +150,9 @@ impl Tuner {
         let log = self.price.load(Relaxed).saturating_add(self.lean.load(Relaxed));
         #[allow(clippy::cast_precision_loss, reason = "a few bits are enough")]
         let price = (log as f32 / 1024.0).exp2() + self.handling.value();
-        let (room, left) = (self.room.load(Relaxed), self.left.load(Relaxed));
+        let (room, bytes) = (self.room.load(Relaxed), self.expected().saturating_mul(PAGE as u64));
         #[allow(clippy::cast_precision_loss, reason = "a few bits are enough")]
-        let fits = room as f32 * ROOM_USED / (left as f32).max(1.0);
+        let fits = room as f32 * ROOM_USED / (bytes as f32).max(1.0);
         // Where nothing fits for sure the strongest is best.
         let mut best = (f32::INFINITY, self.ladder.len() - 1);
         for (index, rung) in self.rungs.iter().enumerate().take(self.ladder.len()) {
@@ -162,16 +164,28 @@ impl Tuner {
         best.1
     }
 
-    /// Says how many pages the capture has to look at in all: what is stored must fit where
-    /// it goes, and no speed is worth a page.
-    pub fn expect(&self, pages: u64) {
-        self.left.store(pages.saturating_mul(PAGE as u64), Relaxed);
+    /// Says how many pages the capture has to look at in all, and how many of them should
+    /// hold data ([`crate::estimate`]): what is stored must fit where it goes, and no speed
+    /// is worth a page.
+    pub fn expect(&self, pages: u64, data: u64) {
+        self.left.store(pages, Relaxed);
+        self.data.store(data, Relaxed);
     }
 
-    /// Takes in that pages were looked at.
-    pub(crate) fn passed(&self, pages: u64) {
-        let less = |left: u64| Some(left.saturating_sub(pages.saturating_mul(PAGE as u64)));
-        let _ = self.left.fetch_update(Relaxed, Relaxed, less);
+    /// Pages of data that may still come. Once there were more than expected, each that is
+    /// left may be one.
+    fn expected(&self) -> u64 {
+        match (self.left.load(Relaxed), self.data.load(Relaxed)) {
+            (left, 0) => left,
+            (left, data) => left.min(data),
+        }
+    }
+
+    /// Takes in that pages were looked at, and how many of them are stored.
+    pub(crate) fn passed(&self, pages: u64, data: u64) {
+        for (left, less) in [(&self.left, pages), (&self.data, data)] {
+            let _ = left.fetch_update(Relaxed, Relaxed, |n| Some(n.saturating_sub(less)));
+        }
     }
 
     /// Takes in how many bytes the dump may still take.
@@ -269,12 +283,31 @@ mod tests {
             tuner.pressure(0, 8);
         }
         for (room, want) in [(2000, 0), (600, 1), (400, 2), (380, 3), (10, 3)] {
-            tuner.expect(1000);
+            tuner.expect(1000, 1000);
             tuner.room(room * PAGE as u64);
             assert_eq!(tuner.choose(), want, "{room} pages of room for 1000");
         }
-        tuner.passed(995);
+        tuner.passed(995, 995);
         assert_eq!(tuner.choose(), 0, "10 pages of room for the last 5");
+    }
+
+    /// Zeros need no room; but where more data comes than was expected, no page counts as
+    /// one that will be zero.
+    #[test]
+    fn an_expectation_holds_until_it_is_refuted() {
+        let tuner = taught();
+        for _ in 0..2000 {
+            tuner.pressure(0, 8);
+        }
+        tuner.expect(1000, 200);
+        tuner.room(400 * PAGE as u64);
+        assert_eq!(tuner.choose(), 0, "200 pages of data in room for 400");
+        tuner.passed(100, 100);
+        tuner.room(120 * PAGE as u64);
+        assert_eq!(tuner.choose(), 0, "100 pages of data in room for 120");
+        tuner.passed(100, 100);
+        tuner.room(300 * PAGE as u64);
+        assert_eq!(tuner.choose(), 3, "all was there that was expected, and 800 pages are left");
     }
 
     /// Chunks through a machine of two CPUs and a disk of `rate` bytes a nanosecond.

@@ -10,8 +10,11 @@ use crate::{
     PlaceRead, ReadFault, Scratch, Seal, Shared, Tuner, Twins,
 };
 
-/// Pages read at a time.
+/// Pages read at a time, at most.
 const BATCH: usize = 32;
+/// Pages that a chunk must have room for to be read into: the fuller a chunk, the better it
+/// packs, but reading page by page costs time.
+const LEAST: usize = 8;
 /// Room for the run table in front of the data.
 const HEAD: usize = 4 + MAX_RUNS * RUN_LEN;
 
@@ -140,9 +143,13 @@ impl Worker {
         &mut self.scratch
     }
 
-    /// Whether another batch could overflow the chunk.
-    fn is_full(&self) -> bool {
-        self.data + BATCH > self.capacity || self.entries + 2 * BATCH > MAX_RUNS
+    /// Pages that are still read into the chunk at once; none when it is full enough.
+    fn space(&self) -> usize {
+        if self.entries + 2 * BATCH > MAX_RUNS {
+            return 0;
+        }
+        let left = self.capacity.saturating_sub(self.data);
+        if left < LEAST { 0 } else { left.min(BATCH) }
     }
 
     fn push(&mut self, class: PageClass) {
@@ -206,7 +213,7 @@ impl Worker {
             match run.first().map(|place| job.fate(*place)) {
                 Some(Fate::Taken) => self.take(job, input.pages, Pfn(at), run.len())?,
                 Some(Fate::Told) => {
-                    job.tuner.passed(run.len() as u64);
+                    job.tuner.passed(run.len() as u64, 0);
                     run.iter().for_each(|_| self.push(PageClass::Excluded));
                 }
                 _ => self.pass(run.len() as u64),
@@ -224,8 +231,7 @@ impl Worker {
         first: Pfn,
         pages: usize,
     ) -> Result<(), ReadFault> {
-        job.tuner.passed(pages as u64);
-        let start = self.origin + self.data * PAGE;
+        let (start, before) = (self.origin + self.data * PAGE, self.data);
         let mut bad = [false; BATCH];
         let space = self.buf.get_mut(start..start + pages * PAGE).unwrap_or_default();
         reader.read(first, space, &mut |index| {
@@ -252,6 +258,7 @@ impl Worker {
             }
             self.push(class);
         }
+        job.tuner.passed(pages as u64, (self.data - before) as u64);
         Ok(())
     }
 
@@ -314,11 +321,12 @@ impl Worker {
         }
         let mut at = span.start.0;
         while at < span.end.0 {
-            if self.is_full() {
+            if self.space() == 0 {
                 self.emit(job, frames)?;
                 self.first = at;
             }
-            let pages = usize::try_from(span.end.0 - at).map_or(BATCH, |left| left.min(BATCH));
+            let space = self.space();
+            let pages = usize::try_from(span.end.0 - at).map_or(space, |left| left.min(space));
             if let Err(fault) = self.batch(job, input, Pfn(at), pages) {
                 // What was read before is good: keep it.
                 self.emit(job, frames)?;
@@ -376,7 +384,7 @@ fn twin(
 }
 
 /// The word that a page repeats all over; most pages differ in the first few.
-fn only_word(page: &[u8]) -> Option<u64> {
+pub(crate) fn only_word(page: &[u8]) -> Option<u64> {
     let (words, rest) = page.as_chunks::<8>();
     let first = words.first()?;
     let (blocks, tail) = words.as_chunks::<8>();

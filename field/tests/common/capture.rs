@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lifeboat_crypt::{DataKey, Sealer, fingerprint, header_digest, wrap};
-use lifeboat_engine::{CommitFacts, EngineError, Monitor, PageRead, ReadFault, Shared};
+use lifeboat_engine::{CommitFacts, EngineError, Method, Monitor, PageRead, ReadFault, Shared};
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::KEY_AREA_LEN;
 use lifeboat_format::meta::{MetaWriter, SwapDevice, Tag};
@@ -123,7 +123,7 @@ pub(crate) fn plant_on(places: Vec<Place>, plan: &Plan) -> u64 {
     let seal = CryptSeal(Sealer::new(key.as_ref()));
     let (mut frames, number) = rig::begin(places, seal, make, &keys);
     let header = kept.unwrap();
-    let mut worker = rig::worker(Some(1), 64);
+    let mut worker = rig::worker(Method::Zstd(1), 64);
     let ranges = [PageRange::new(16, 16 + plan.pages)];
     frames.lasting_text(ChunkKind::Meta, &meta(&header, &ranges), worker.scratch()).unwrap();
     frames.lasting_text(ChunkKind::Log, LOG.as_bytes(), worker.scratch()).unwrap();
@@ -134,10 +134,10 @@ pub(crate) fn plant_on(places: Vec<Place>, plan: &Plan) -> u64 {
     let swap_ranges = [PageRange::new(0, 500)];
     let reader = || Machine(plan.id.into());
     let mut workers = [worker];
-    let mut stop = rig::memory(&mut workers, &ranges, plan.layered, &ticks, reader, &frames, None);
+    let capture = rig::Capture::plain(&frames, &ticks);
+    let mut stop = capture.memory(&mut workers, &ranges, plan.layered, reader);
     let what = (ChunkKind::Swap, 0, Layer::Address);
-    stop = stop
-        .or_else(|| rig::pages(&mut workers, what, &swap_ranges, &ticks, &reader, &frames, None));
+    stop = stop.or_else(|| capture.pages(&mut workers, what, &swap_ranges, &reader));
     let [mut worker] = workers;
     let mut frames = frames.into_inner().unwrap();
     frames.open_reserve();

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use lifeboat_crypt::{DataKey, Sealer, header_digest};
+pub use lifeboat_engine::Method;
 use lifeboat_engine::{CommitFacts, Monitor, PageRead, ReadFault, Shared};
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::KEY_AREA_LEN;
@@ -38,13 +39,18 @@ pub struct Golden {
     pub seed: u64,
     /// Pages with bytes that no compressor shortens; else text only.
     pub noise: bool,
-    /// Whether some pages are to be left out: only an engine with a filter does that.
+    /// Whether some pages of memory are left out.
     pub excluded: bool,
+    /// Whether some pages are one word over and over.
+    pub words: bool,
 }
 
 impl Golden {
     pub fn device(self, device: Option<u16>) -> Self {
-        Self { seed: device.map_or(self.seed, |d| self.seed + 100 + u64::from(d)), ..self }
+        // Nothing of swap is left out.
+        let excluded = self.excluded && device.is_none();
+        let seed = device.map_or(self.seed, |d| self.seed + 100 + u64::from(d));
+        Self { seed, excluded, ..self }
     }
 
     pub fn page(&self, page: u64, out: &mut [u8]) -> u8 {
@@ -56,6 +62,12 @@ impl Golden {
             6 | 7 if self.excluded => {
                 out[..8].copy_from_slice(b"LEFT OUT");
                 3
+            }
+            10 | 11 if self.words => {
+                for word in out.chunks_mut(8) {
+                    word.copy_from_slice(&(x | 1).to_le_bytes());
+                }
+                0
             }
             8 | 9 if self.noise => {
                 let mut s = x | 1;
@@ -130,7 +142,7 @@ pub struct Order {
     pub key: Option<DataKey>,
     pub keys: Vec<Wrapped>,
     pub generation: u64,
-    pub level: Option<i32>,
+    pub method: Method,
     pub layered: bool,
     /// Identical pages once.
     pub dedup: bool,
@@ -141,7 +153,7 @@ pub struct Order {
 impl Order {
     pub fn clear(seed: u64, id: u8) -> Self {
         Self {
-            machine: Golden { seed, noise: true, excluded: false },
+            machine: Golden { seed, noise: true, excluded: false, words: false },
             id,
             ranges: vec![
                 PageRange::new(1, 30),
@@ -153,7 +165,7 @@ impl Order {
             key: None,
             keys: Vec::new(),
             generation: 0,
-            level: Some(1),
+            method: Method::Zstd(1),
             layered: false,
             dedup: false,
             chunk_pages: 32,
@@ -256,23 +268,23 @@ pub fn make(order: &Order, places: Vec<Place>) -> Made {
     let seal = CryptSeal(Sealer::new(order.key.as_ref()));
     let (mut frames, _) = rig::begin(places, seal, |_, _| header, &area);
     let (mut workers, twins) =
-        rig::crew(order.workers, order.level, order.chunk_pages, order.dedup);
+        rig::crew(order.workers, order.method, order.chunk_pages, order.dedup);
     frames.lasting_text(ChunkKind::Log, &order.log, workers[0].scratch()).unwrap();
     frames.lasting_text(ChunkKind::Notes, &notes(), workers[0].scratch()).unwrap();
     frames.lasting_text(ChunkKind::Meta, &order.meta(&header), workers[0].scratch()).unwrap();
     frames.checkpoint().unwrap();
     let (frames, once) = (Shared::new(frames), twins.as_ref());
     let reader_of = |device| move || Pages(order.machine.device(device));
-    let memory = reader_of(None);
-    let stop =
-        rig::memory(&mut workers, &order.ranges, order.layered, &Ever, memory, &frames, once);
+    let left_out = |page| order.machine.page(page, &mut [0; PAGE]) == 3;
+    let capture = rig::Capture { frames: &frames, monitor: &Ever, twins: once, out: &left_out };
+    let stop = capture.memory(&mut workers, &order.ranges, order.layered, reader_of(None));
     assert!(stop.is_none(), "{stop:?}");
     let pages = |bytes: &u64| bytes.div_ceil(PAGE as u64);
     for (device, bytes) in (0u16..).zip(&order.swap) {
         let range = [PageRange::new(0, pages(bytes))];
         let what = (ChunkKind::Swap, device, Layer::Address);
         let reader = reader_of(Some(device));
-        let stop = rig::pages(&mut workers, what, &range, &Ever, &reader, &frames, once);
+        let stop = capture.pages(&mut workers, what, &range, &reader);
         assert!(stop.is_none(), "{stop:?}");
     }
     let mut frames = frames.into_inner().unwrap();

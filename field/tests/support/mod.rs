@@ -14,7 +14,7 @@ use std::sync::Arc;
 use lifeboat_crypt::{
     DataKey, Identities, Sealer, fingerprint, generate_identity, header_digest, wrap,
 };
-use lifeboat_engine::{CommitFacts, EngineError, Monitor, PageRead, ReadFault, Shared};
+use lifeboat_engine::{CommitFacts, EngineError, Method, Monitor, PageRead, ReadFault, Shared};
 use lifeboat_field::dump::{DumpError, DumpFile, OpenDump};
 use lifeboat_format::commit::{IoMode, MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::KEY_AREA_LEN;
@@ -218,23 +218,22 @@ pub fn take(setup: &Setup<'_>) -> Taken {
     let (keys, identity) = key_area(key.as_ref());
     let seal = CryptSeal(Sealer::new(key.as_ref()));
     let (mut frames, _) = rig::begin(places, seal, |_, _| header, &keys);
-    let (mut workers, twins) =
-        rig::crew(setup.workers, setup.level, setup.chunk_pages, setup.dedup);
+    let method = setup.level.map_or(Method::Store, Method::Zstd);
+    let (mut workers, twins) = rig::crew(setup.workers, method, setup.chunk_pages, setup.dedup);
     frames.lasting_text(ChunkKind::Log, &setup.log, workers[0].scratch()).unwrap();
     frames.lasting_text(ChunkKind::Notes, &setup.notes, workers[0].scratch()).unwrap();
     frames.lasting_text(ChunkKind::Meta, &meta(setup, &header), workers[0].scratch()).unwrap();
     let (frames, once) = (Shared::new(frames), twins.as_ref());
     let reader = |device| move || Reader(setup.machine, device);
-    let mut stop =
-        rig::memory(&mut workers, &setup.ranges, setup.layered, &Ever, reader(None), &frames, once);
+    let capture = rig::Capture { twins: once, ..rig::Capture::plain(&frames, &Ever) };
+    let mut stop = capture.memory(&mut workers, &setup.ranges, setup.layered, reader(None));
     let pages = |bytes: &u64| bytes.div_ceil(PAGE as u64);
     for (index, bytes) in setup.swap.iter().enumerate() {
         let range = [PageRange::new(0, pages(bytes))];
         let device = u16::try_from(index).unwrap();
         let what = (ChunkKind::Swap, device, Layer::Address);
-        stop = stop.or_else(|| {
-            rig::pages(&mut workers, what, &range, &Ever, &reader(Some(device)), &frames, once)
-        });
+        let reader = reader(Some(device));
+        stop = stop.or_else(|| capture.pages(&mut workers, what, &range, &reader));
     }
     assert!(stop.as_ref().is_none_or(EngineError::can_commit), "{stop:?}");
     let mut frames = frames.into_inner().unwrap();

@@ -25,9 +25,9 @@ use lifeboat_sys::{Lane, QueueMode, WriteQueue};
 use lifeboat_join as join;
 pub use lifeboat_join::{CryptSeal, Disk};
 
-/// A worker that packs by a zstd level, or stores.
-pub fn worker(level: Option<i32>, chunk_pages: u32) -> Worker {
-    let ladder = Ladder::new(&[level.map_or(Method::Store, Method::Zstd)]).unwrap();
+/// A worker that packs by one method.
+pub fn worker(method: Method, chunk_pages: u32) -> Worker {
+    let ladder = Ladder::new(&[method]).unwrap();
     join::worker(&ladder, chunk_pages).unwrap()
 }
 
@@ -186,11 +186,12 @@ pub fn layer_of(page: u64) -> Layer {
     }
 }
 
-pub struct Layers;
-impl PlaceRead for Layers {
+/// Layers of pages, but for those that are left out.
+struct Layers<'a>(&'a (dyn Fn(u64) -> bool + Sync));
+impl PlaceRead for Layers<'_> {
     fn places(&mut self, first: Pfn, out: &mut [PagePlace]) {
         for (page, to) in (first.0..).zip(out) {
-            *to = PagePlace::In(layer_of(page));
+            *to = if self.0(page) { PagePlace::Out } else { PagePlace::In(layer_of(page)) };
         }
     }
 }
@@ -203,68 +204,83 @@ pub fn prints() -> Box<dyn Fingerprint + Send> {
 /// Workers, and the table of pages that were stored if they look for twins.
 pub fn crew(
     count: usize,
-    level: Option<i32>,
+    method: Method,
     chunk_pages: u32,
     dedup: bool,
 ) -> (Vec<Worker>, Option<Twins>) {
     let twins = Twins::new(64 << 10).filter(|_| dedup);
-    let mut workers: Vec<Worker> = (0..count).map(|_| worker(level, chunk_pages)).collect();
+    let mut workers: Vec<Worker> = (0..count).map(|_| worker(method, chunk_pages)).collect();
     if dedup {
         workers.iter_mut().for_each(|w| w.look_for_twins(prints()));
     }
     (workers, twins)
 }
 
-/// Captures memory in the order of its worth, or in order of address.
-pub fn memory<P: PageRead + Send>(
-    workers: &mut [Worker],
-    ranges: &[PageRange],
-    layered: bool,
-    monitor: &dyn Monitor,
-    reader: impl Fn() -> P + Sync,
-    frames: &Shared<Disk<FileDev, Files>, CryptSeal>,
-    twins: Option<&Twins>,
-) -> Option<EngineError> {
-    let all: &[Layer] = if layered { &Layer::BY_WORTH } else { &[Layer::Address] };
-    all.iter().find_map(|layer| {
-        let kind = ChunkKind::Memory;
-        pages(workers, (kind, 0, *layer), ranges, monitor, &reader, frames, twins)
-    })
+/// What is captured into, until when, and how.
+pub struct Capture<'a> {
+    pub frames: &'a Shared<Disk<FileDev, Files>, CryptSeal>,
+    pub monitor: &'a dyn Monitor,
+    pub twins: Option<&'a Twins>,
+    /// Which pages of memory are left out.
+    pub out: &'a (dyn Fn(u64) -> bool + Sync),
 }
 
-/// Captures one layer of memory, or a swap device.
-pub fn pages<P: PageRead + Send>(
-    workers: &mut [Worker],
-    (kind, device, layer): (ChunkKind, u16, Layer),
-    ranges: &[PageRange],
-    monitor: &dyn Monitor,
-    reader: &(impl Fn() -> P + Sync),
-    frames: &Shared<Disk<FileDev, Files>, CryptSeal>,
-    twins: Option<&Twins>,
-) -> Option<EngineError> {
-    let cursor = Cursor::new(ranges);
-    let job = Job {
-        kind,
-        device,
-        layer,
-        tells_out: false,
-        name: "the machine",
-        cursor: &cursor,
-        monitor,
-        tuner: &Tuner::new(&[workers[0].scratch().method()]),
-        twins,
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = workers
-            .iter_mut()
-            .map(|w| {
-                let job = &job;
-                scope.spawn(move || {
-                    let mut input = Input { pages: &mut reader(), places: Some(&mut Layers) };
-                    capture(w, job, &mut input, frames)
+impl<'a> Capture<'a> {
+    /// Everything, every time.
+    pub fn plain(
+        frames: &'a Shared<Disk<FileDev, Files>, CryptSeal>,
+        monitor: &'a dyn Monitor,
+    ) -> Self {
+        Self { frames, monitor, twins: None, out: &|_| false }
+    }
+
+    /// Captures memory in the order of its worth, or in order of address.
+    pub fn memory<P: PageRead + Send>(
+        &self,
+        workers: &mut [Worker],
+        ranges: &[PageRange],
+        layered: bool,
+        reader: impl Fn() -> P + Sync,
+    ) -> Option<EngineError> {
+        let all: &[Layer] = if layered { &Layer::BY_WORTH } else { &[Layer::Address] };
+        let what = |layer| (ChunkKind::Memory, 0, layer);
+        all.iter().find_map(|layer| self.pages(workers, what(*layer), ranges, &reader))
+    }
+
+    /// Captures one layer of memory, or a swap device.
+    pub fn pages<P: PageRead + Send>(
+        &self,
+        workers: &mut [Worker],
+        (kind, device, layer): (ChunkKind, u16, Layer),
+        ranges: &[PageRange],
+        reader: &(impl Fn() -> P + Sync),
+    ) -> Option<EngineError> {
+        let cursor = Cursor::new(ranges);
+        let is_memory = kind == ChunkKind::Memory;
+        let job = Job {
+            kind,
+            device,
+            layer,
+            tells_out: matches!(layer, Layer::Address | Layer::Kernel),
+            name: "the machine",
+            cursor: &cursor,
+            monitor: self.monitor,
+            tuner: &Tuner::new(&[workers[0].scratch().method()]),
+            twins: self.twins,
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = workers
+                .iter_mut()
+                .map(|w| {
+                    let (job, mut layers) = (&job, Layers(self.out));
+                    scope.spawn(move || {
+                        let places = is_memory.then_some(&mut layers as &mut dyn PlaceRead);
+                        let mut input = Input { pages: &mut reader(), places };
+                        capture(w, job, &mut input, self.frames)
+                    })
                 })
-            })
-            .collect();
-        threads.into_iter().find_map(|t| t.join().unwrap().err())
-    })
+                .collect();
+            threads.into_iter().find_map(|t| t.join().unwrap().err())
+        })
+    }
 }

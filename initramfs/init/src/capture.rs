@@ -21,7 +21,7 @@ use crate::pool::Hand;
 use crate::supervisor::Supervisor;
 use crate::swap::Swaps;
 use crate::target::{self, Disks, Target};
-use crate::{End, Failure, devices, fault, head};
+use crate::{End, Failure, devices, fault, head, places};
 
 /// Seconds since 1970 by the crash kernel's clock, which comes from the RTC.
 pub(crate) fn now() -> u64 {
@@ -141,7 +141,9 @@ impl Ready {
             workers.len()
         );
         let (frames, tuner) = (Shared::new(frames), Tuner::new(config.codec.methods()));
-        tuner.expect(pages);
+        let data = places::estimate(config, &memory, records.as_ref()).unwrap_or(asked.0);
+        say!("expected: {} of {} MiB of memory hold data", pages_mib(data), pages_mib(asked.0));
+        tuner.expect(pages, data.saturating_add(asked.1));
         let ready =
             Self { memory, swaps, records, frames, tuner, twins, interrupts, asked, name, reads };
         Ok((ready, workers))

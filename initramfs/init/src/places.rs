@@ -1,10 +1,10 @@
 //! What becomes of each page of the dead kernel's memory: its layer, or nothing at all.
 //! Everything that is decided here is the sources' to decide; this asks them and says so.
 
-use lifeboat_engine::PlaceRead;
+use lifeboat_engine::{Input, PlaceRead};
 use lifeboat_format::bootcfg::{BootConfig, Order};
 use lifeboat_format::{Layer, PhysAddr};
-use lifeboat_join::Places;
+use lifeboat_join::{Memory, Places};
 use lifeboat_sources::elfcorehdr::CoreHeader;
 use lifeboat_sources::vmcoreinfo::VmcoreInfo;
 use lifeboat_sources::worth::{self, Filter, Worth};
@@ -70,6 +70,24 @@ impl Records {
     pub(crate) fn places(&self, memory: MemoryReader) -> Box<dyn PlaceRead + Send + '_> {
         Box::new(Places(worth::Places::new(&self.worth, self.filter.asked(), memory)))
     }
+}
+
+/// Pages of memory that should be stored, by a sample; `None` where it cannot be read.
+pub(crate) fn estimate(
+    config: &BootConfig,
+    memory: &AnyMemory,
+    records: Option<&Records>,
+) -> Option<u64> {
+    if !config.memory {
+        return Some(0);
+    }
+    let mut pages = Memory(memory.reader().ok()?);
+    let mut places = match records {
+        Some(records) => Some(records.places(memory.reader().ok()?)),
+        None => None,
+    };
+    let places = places.as_mut().map(|p| &mut **p as &mut dyn PlaceRead);
+    Some(lifeboat_engine::estimate(memory.ranges(), &mut Input { pages: &mut pages, places }))
 }
 
 fn open(memory: &AnyMemory) -> Result<Worth, Failure> {

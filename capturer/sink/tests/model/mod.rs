@@ -91,10 +91,11 @@ impl Model {
         self.dumps.iter().flat_map(|d| d.slots.iter().map(|(s, r)| (*s, *r)))
     }
 
-    /// Slots of dumps that hold something: those whose begin did not fail.
+    /// Slots that hold something: those of parts whose begin did not fail. One that
+    /// failed may have written one copy only, beside an older record.
     pub fn slots_with_bytes(&self) -> impl Iterator<Item = (u32, SlotRecord)> + '_ {
-        let held = self.dumps.iter().filter(|d| d.sound > 0);
-        held.flat_map(|d| d.slots.iter().map(|(s, r)| (*s, *r)))
+        let slots = self.dumps.iter().flat_map(|d| d.slots.iter().map(move |s| (d.sound, s)));
+        slots.filter(|(sound, (_, r))| r.base < *sound).map(|(_, (s, r))| (*s, *r))
     }
 
     pub fn forget_empty(&mut self) {

@@ -48,10 +48,13 @@ pub(crate) fn run(args: &Capture) -> Ended {
     let mut workers = workers(args, &ladder)?;
     let twins = twins(args, &mut workers)?;
     let tuner = Tuner::new(ladder.methods());
-    tuner.expect(memory.ranges().iter().map(|r| r.pages()).sum());
     let frames = begin(&out, args, &head, &memory, &mut workers)?;
     let records = Records::open(args, &memory)?;
-    let readers = Readers::open(&memory, records.as_ref(), workers.len())?;
+    let mut readers = Readers::open(&memory, records.as_ref(), workers.len())?;
+    if let Some(readers) = readers.first_mut() {
+        let data = lifeboat_engine::estimate(memory.ranges(), &mut readers.input());
+        tuner.expect(memory.ranges().iter().map(|r| r.pages()).sum(), data);
+    }
     let outcome = pages(&memory, &mut workers, readers, &frames, (&tuner, twins.as_ref(), &clock))?;
     let pages_ms = clock.millis();
     let frames = frames.into_inner().map_err(|e| Failure::of(&e))?;
@@ -154,9 +157,7 @@ fn pages(
         let mut threads = Vec::with_capacity(workers.len());
         for (worker, mut readers) in workers.iter_mut().zip(readers) {
             threads.push(scope.spawn(move || {
-                let places = readers.places.as_mut().map(|p| p as &mut dyn PlaceRead);
-                let mut input = Input { pages: &mut readers.pages, places };
-                lifeboat_engine::capture(worker, job, &mut input, frames)
+                lifeboat_engine::capture(worker, job, &mut readers.input(), frames)
             }));
         }
         threads.into_iter().map(|t| t.join().unwrap_or(Err(EngineError::Poisoned))).collect()
@@ -270,5 +271,10 @@ impl<'w> Readers<'w> {
             Ok(Self { pages: Memory(reader()?), places })
         };
         (0..workers).map(one).collect()
+    }
+
+    fn input(&mut self) -> Input<'_> {
+        let places = self.places.as_mut().map(|p| p as &mut dyn PlaceRead);
+        Input { pages: &mut self.pages, places }
     }
 }
