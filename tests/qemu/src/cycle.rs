@@ -50,6 +50,9 @@ pub struct Plan {
     /// a vendor's shorter deadlines, without another build. An empty value drops the key.
     /// `("[section]", "key = value")` adds a key.
     pub profile: &'static [(&'static str, &'static str)],
+    /// Whether nothing is left out, so that all of memory can be compared. If not, the
+    /// board's own `exclude` counts, or the one in `profile`.
+    pub whole: bool,
     /// What is appended to the crash kernel's command line, one word.
     pub append: &'static str,
     /// A page of the swap partition that the disk cannot read.
@@ -78,6 +81,7 @@ impl Plan {
             crashkernel: "64M".to_owned(),
             dump_mib: 512,
             profile: &[],
+            whole: true,
             append: VERBOSE,
             bad_swap: None,
             watchdog: false,
@@ -442,9 +446,8 @@ fn public_half(identity: &Path) -> Res<String> {
 /// The guest's own files of the image, where the plan changes them.
 fn image_copy(plan: &Plan, work: &Path) -> Res<Vec<(&'static str, Vec<u8>)>> {
     let image = paths::image()?;
-    // All of memory is compared, unless a test is about what is left out.
     let mut wanted = plan.profile.to_vec();
-    if !wanted.iter().any(|(key, _)| *key == "exclude") {
+    if plan.whole {
         wanted.push(("exclude", "[]"));
     }
     let profile = fs::read_to_string(image.join("board.toml")).ctx("board.toml")?;
