@@ -16,8 +16,8 @@ use crate::ours::{Mode, Ours};
 use crate::peers::Makedumpfile;
 use crate::shm::{Folder, require};
 
-/// Room that the largest outputs of a section need beside the input, a dump and an
-/// export of it at once.
+/// Room that the largest outputs of a section need beside the input, two dumps and an
+/// export of one at once.
 const SPARE: u64 = 7 << 30;
 
 /// Programs and the input that is in memory now.
@@ -67,7 +67,7 @@ impl Lab {
             .current_dir(workspace()));
         println!("ours          {}, {}", self.ours.version, commit.unwrap_or_default().trim());
         println!(
-            "peer          makedumpfile {} (zstd, lzo{})",
+            "peer          makedumpfile {} (zstd, lzo{}), in one thread where no more are told",
             self.peer.version,
             if self.peer.snappy { ", snappy" } else { "; built without snappy" }
         );

@@ -57,7 +57,7 @@ pub(crate) fn pages(vmcore: &Path) -> Res<Survey> {
                 survey.pages += 1;
                 if page.iter().all(|b| *b == 0) {
                     survey.zero += 1;
-                } else if page.chunks_exact(8).all(|w| Some(w) == page.get(..8)) {
+                } else if one_word(page) {
                     survey.word += 1;
                 } else if seen.insert(hasher.hash_one(page), ()).is_some() {
                     survey.duplicate += 1;
@@ -73,6 +73,12 @@ pub(crate) fn pages(vmcore: &Path) -> Res<Survey> {
         }
     }
     Ok(survey)
+}
+
+/// Whether a page is one word of 8 bytes again and again, such as zero.
+#[must_use]
+pub(crate) fn one_word(page: &[u8]) -> bool {
+    page.chunks(8).all(|w| Some(w) == page.get(..8))
 }
 
 /// A part of a whole in percent.
