@@ -8,7 +8,6 @@ use std::process::Command;
 use lifeboat_qemu::error::{Context as _, Res, run};
 use lifeboat_qemu::paths::workspace;
 
-use crate::input::survey::copy_in;
 use crate::input::{self, Input, Variant};
 use crate::measure::{Series, Task};
 use crate::model::Rates;
@@ -91,7 +90,7 @@ impl Lab {
         let input = input::get(variant)?;
         require(fs::metadata(&input.vmcore).ctx(input.vmcore.display())?.len() + SPARE)?;
         let path = self.work.path.join(format!("{}.vmcore", variant.name()));
-        copy_in(&input.vmcore, &path)?;
+        fs::copy(&input.vmcore, &path).ctx(path.display())?;
         println!("\ninput {}", input.description.trim_end());
         self.loaded = Some((input.clone(), path.clone()));
         Ok((input, path))

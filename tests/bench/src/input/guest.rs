@@ -72,20 +72,9 @@ pub(crate) fn crash(spec: &Spec, kernel: &Kernel, disk: PathBuf, work: &Path) ->
     let disk = Disk { path: disk, swap: none, dump: none, fillers: [none, none] };
     let initramfs = initramfs(kernel, work)?;
     let (mut machine, _) = start_victim(&Setup {
-        vmlinuz: &kernel.vmlinuz,
-        initramfs: &initramfs,
         memory_mib: spec.memory_mib,
-        sparse: false,
-        cpus: 2,
         crashkernel: CRASHKERNEL,
-        bus: Bus::Virtio,
-        disk: &disk,
-        second: None,
-        log: None,
-        saved: None,
-        watchdog: false,
-        bad_sector: None,
-        work,
+        ..Setup::of(&kernel.vmlinuz, &initramfs, &disk, work)
     })?;
     let mut facts = Vec::new();
     for order in orders(spec) {

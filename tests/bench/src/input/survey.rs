@@ -3,9 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use lifeboat_qemu::error::{Context as _, Res};
@@ -104,24 +102,5 @@ impl fmt::Display for Survey {
             "    single pages without zero pages shrink to {:.1} % (zstd 1)",
             percent(self.out, self.sampled * PAGE as u64)
         )
-    }
-}
-
-/// Copies a file into memory-backed storage.
-///
-/// # Errors
-/// When either fails.
-pub(crate) fn copy_in(from: &Path, to: &Path) -> Res<()> {
-    let source = File::open(from).ctx(from.display())?;
-    let target = File::create(to).ctx(to.display())?;
-    let mut buf = vec![0u8; 1 << 20];
-    let mut at = 0;
-    loop {
-        let got = source.read_at(&mut buf, at).ctx(from.display())?;
-        if got == 0 {
-            return Ok(());
-        }
-        target.write_all_at(buf.get(..got).unwrap_or_default(), at).ctx(to.display())?;
-        at += got as u64;
     }
 }
