@@ -7,9 +7,9 @@
 //   zero MIB                  anonymous pages that were touched and hold zeros
 //   table MIB SEED            a process's heap: records, pointers, short strings
 //   log MIB FILE SEED         a log as daemons write it; stays in the page cache
-//   copy MIB FROM TO          files of a tree, copied one behind the other to TO
-//   read FREE_MIB DIR...      reads every file below the folders until so little
-//                             memory is free
+//   copy MIB FROM TO          files of a tree, copied one behind the other to TO, no
+//                             more than MIB of them
+//   read DIR...               reads every file below the folders
 //   chroot DIR PROG ARG...    runs a program of that tree
 #define _GNU_SOURCE
 #include <errno.h>
@@ -38,9 +38,10 @@ static uint64_t next(void)
 	return z ^ (z >> 31);
 }
 
+// Not to stdout: a line there tells init's `start` that memory has been filled.
 static int fail(const char *what)
 {
-	printf("LB fill %s: %s\n", what, strerror(errno));
+	fprintf(stderr, "LB fill %s: %s\n", what, strerror(errno));
 	return 1;
 }
 
@@ -158,7 +159,8 @@ static int fill_log(size_t mib, const char *path)
 }
 
 static size_t limit, done, files;
-static int out = -1, in_read;
+// Where files are copied to, or -1: they are read only.
+static int out = -1;
 
 static size_t free_mib(void)
 {
@@ -174,6 +176,12 @@ static size_t free_mib(void)
 	return kib / 1024;
 }
 
+// How much to read next, at most `most`.
+static size_t room(size_t most)
+{
+	return out >= 0 && limit - done < most ? limit - done : most;
+}
+
 static int visit(const char *path, const struct stat *st, int kind, struct FTW *ftw)
 {
 	static char buf[1 << 17];
@@ -183,18 +191,15 @@ static int visit(const char *path, const struct stat *st, int kind, struct FTW *
 	(void)ftw;
 	if (kind != FTW_F || !S_ISREG(st->st_mode) || st->st_size == 0)
 		return 0;
-	if (in_read ? free_mib() <= limit : done >= limit)
+	if (room(1) == 0)
 		return 1;
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
 		return 0;
-	while ((n = read(fd, buf, sizeof(buf))) > 0) {
+	while ((n = read(fd, buf, room(sizeof(buf)))) > 0) {
 		done += (size_t)n;
 		if (out >= 0 && write(out, buf, (size_t)n) != n)
 			exit(fail("write"));
-		if (in_read && done / (8 * MIB) != (done - (size_t)n) / (8 * MIB) &&
-		    free_mib() <= limit)
-			break;
 	}
 	// Each file of the copy begins at a page, as it would as a file of its own.
 	if (out >= 0)
@@ -212,7 +217,7 @@ static int walk(char **dirs, int n)
 		ended = nftw(dirs[i], visit, 32, FTW_PHYS);
 	if (ended < 0)
 		return fail("nftw");
-	printf("LB fill %s: %zu MiB of %zu files, %zu MiB free\n", in_read ? "read" : "copy",
+	printf("LB fill %s: %zu MiB of %zu files, %zu MiB free\n", out < 0 ? "read" : "copy",
 	       done / MIB, files, free_mib());
 	return 0;
 }
@@ -237,16 +242,13 @@ int main(int argc, char **argv)
 		return fill_table(number);
 	if (!strcmp(order, "log") && argc == 5)
 		return fill_log(number, argv[3]);
-	limit = number;
 	if (!strcmp(order, "copy") && argc == 5) {
-		limit *= MIB;
+		limit = number * MIB;
 		out = open(argv[4], O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, 0644);
 		return out < 0 ? fail(argv[4]) : walk(argv + 3, 1);
 	}
-	if (!strcmp(order, "read") && argc > 3) {
-		in_read = 1;
-		return walk(argv + 3, argc - 3);
-	}
+	if (!strcmp(order, "read"))
+		return walk(argv + 2, argc - 2);
 	if (!strcmp(order, "chroot") && argc > 3) {
 		if (chroot(argv[2]) || chdir("/"))
 			return fail(argv[2]);
@@ -254,6 +256,6 @@ int main(int argc, char **argv)
 		execv(argv[3], argv + 3);
 		return fail(argv[3]);
 	}
-	printf("LB fill: no such order\n");
+	fprintf(stderr, "LB fill: no such order\n");
 	return 2;
 }

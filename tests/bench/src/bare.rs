@@ -1,8 +1,9 @@
-//! The codecs alone: the same chunks as the engine's, from memory, with as many
-//! threads and no other work. That is what this machine can do with this codec.
+//! The codecs alone: the same pages in chunks cut as the engine's, from memory, with as
+//! many threads and no other work. That is what this machine can do with this codec.
 //!
 //! Chunks are loaded a window at a time; loading is not timed. What comes out is
-//! thrown away.
+//! thrown away. The engine's chunks also end with each span that a worker was dealt, and
+//! begin with their table of runs: both are of no weight in 64 pages.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,11 +13,14 @@ use std::time::Instant;
 use lifeboat_qemu::error::{Context as _, Failure, Res, ensure};
 use lifeboat_qemu::vmcore::Core;
 
+use crate::input::survey::one_word;
 use crate::measure::Run;
 
 const PAGE: usize = 4096;
-/// Data pages of a chunk, as the engine's default.
-pub(crate) const CHUNK: usize = 64 * PAGE;
+/// Data pages of a chunk at most, as the engine's default.
+const CHUNK: usize = 64 * PAGE;
+/// Pages that the engine takes at a time; a chunk without room for so many more is full.
+const BATCH: usize = 32 * PAGE;
 /// Bytes of data that are loaded at once.
 const WINDOW: usize = 512 << 20;
 
@@ -31,20 +35,62 @@ pub(crate) enum Codec {
     Unzstd(i32),
 }
 
-/// Runs a codec over all data pages of a vmcore, zero pages left out.
+/// Data pages, cut into chunks.
+#[derive(Debug, Default)]
+struct Chunks {
+    data: Vec<u8>,
+    /// Where chunks end, ascending.
+    ends: Vec<usize>,
+}
+
+impl Chunks {
+    /// Takes memory, a batch after the other; pages of one word are no data to the engine.
+    fn take(&mut self, memory: &[u8]) {
+        for batch in memory.chunks(BATCH) {
+            for page in batch.chunks(PAGE).filter(|page| !one_word(page)) {
+                self.data.extend_from_slice(page);
+            }
+            let open = self.data.len() - self.ends.last().copied().unwrap_or(0);
+            if open + BATCH > CHUNK {
+                self.cut();
+            }
+        }
+    }
+
+    /// Ends the last chunk.
+    fn cut(&mut self) {
+        if self.ends.last().copied().unwrap_or(0) < self.data.len() {
+            self.ends.push(self.data.len());
+        }
+    }
+
+    /// The chunks that ended.
+    fn all(&self) -> Vec<&[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).filter_map(|(from, to)| self.data.get(from..*to)).collect()
+    }
+
+    fn clear(&mut self) {
+        self.data.clear();
+        self.ends.clear();
+    }
+}
+
+/// Runs a codec over all data pages of a vmcore, pages of one word left out.
 ///
 /// # Errors
 /// When the vmcore cannot be read or the codec fails.
 pub(crate) fn run(codec: Codec, threads: usize, vmcore: &Path) -> Res<Run> {
     let core = Core::open(vmcore)?;
-    let mut data = Vec::with_capacity(WINDOW);
+    let mut chunks = Chunks { data: Vec::with_capacity(WINDOW), ends: Vec::new() };
     let (mut wall, mut out) = (0.0, 0);
     let mut buf = vec![0u8; 256 * PAGE];
-    let mut flush = |data: &mut Vec<u8>| -> Res<()> {
-        let (took, bytes) = window(codec, threads, data)?;
+    let mut flush = |chunks: &mut Chunks| -> Res<()> {
+        chunks.cut();
+        let (took, bytes) = window(codec, threads, &chunks.all())?;
         wall += took;
         out += bytes;
-        data.clear();
+        chunks.clear();
         Ok(())
     };
     for range in core.memory() {
@@ -53,34 +99,30 @@ pub(crate) fn run(codec: Codec, threads: usize, vmcore: &Path) -> Res<Run> {
             let want = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(buf.len());
             let got = core.read(at, buf.get_mut(..want).unwrap_or_default())?;
             ensure(got > 0, "a hole in the vmcore")?;
-            for page in buf.get(..got).unwrap_or_default().chunks_exact(PAGE) {
-                if page.iter().any(|b| *b != 0) {
-                    data.extend_from_slice(page);
-                }
-            }
-            if data.len() + buf.len() > WINDOW {
-                flush(&mut data)?;
+            chunks.take(buf.get(..got).unwrap_or_default());
+            if chunks.data.len() + buf.len() > WINDOW {
+                flush(&mut chunks)?;
             }
             at += got as u64;
         }
+        chunks.cut();
     }
-    flush(&mut data)?;
+    flush(&mut chunks)?;
     Ok(Run { wall, out, ..Run::default() })
 }
 
 /// Seconds and bytes out for one window.
-fn window(codec: Codec, threads: usize, data: &[u8]) -> Res<(f64, u64)> {
-    let chunks: Vec<&[u8]> = data.chunks(CHUNK).collect();
+fn window(codec: Codec, threads: usize, chunks: &[&[u8]]) -> Res<(f64, u64)> {
     match codec {
         Codec::Zstd(level) => over(
             threads,
-            &chunks,
+            chunks,
             || zstd::bulk::Compressor::new(level).ctx("zstd"),
             |z, c, out| z.compress_to_buffer(c, out).ctx("zstd"),
         ),
         Codec::Lz4 => over(
             threads,
-            &chunks,
+            chunks,
             || Ok(()),
             |(), chunk, out| lz4::block::compress_to_buffer(chunk, None, false, out).ctx("lz4"),
         ),
@@ -132,16 +174,34 @@ mod tests {
 
     #[test]
     fn every_chunk_is_taken_once_and_comes_back() {
-        let text: Vec<u8> =
-            (0..3 * CHUNK + 5000).map(|n| u8::try_from(n / 64 % 251).unwrap()).collect();
+        let len = 3 * CHUNK + 5000;
+        let text: Vec<u8> = (0..len).map(|n| u8::try_from(n / 64 % 251).unwrap()).collect();
+        let text: Vec<&[u8]> = text.chunks(CHUNK).collect();
         for threads in [1, 3] {
             let (_, packed) = window(Codec::Zstd(1), threads, &text).unwrap();
-            assert!(packed > 0 && packed < text.len() as u64 / 4);
+            assert!(packed > 0 && packed < len as u64 / 4);
             let (_, same) = window(Codec::Zstd(1), 1, &text).unwrap();
             assert_eq!(packed, same);
             let (_, back) = window(Codec::Unzstd(1), threads, &text).unwrap();
-            assert_eq!(back, text.len() as u64);
-            assert!(window(Codec::Lz4, threads, &text).unwrap().1 < text.len() as u64 / 4);
+            assert_eq!(back, len as u64);
+            assert!(window(Codec::Lz4, threads, &text).unwrap().1 < len as u64 / 4);
         }
+    }
+
+    #[test]
+    fn chunks_are_cut_as_the_engine_cuts_them() {
+        let mut memory: Vec<u8> = (0..130 * PAGE).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        memory[..PAGE].fill(0);
+        memory[PAGE..2 * PAGE].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8].repeat(PAGE / 8));
+        let mut chunks = Chunks::default();
+        chunks.take(&memory);
+        chunks.cut();
+        let pages: Vec<usize> = chunks.all().iter().map(|c| c.len() / PAGE).collect();
+        assert_eq!(pages, [62, 64, 2]);
+        assert_eq!(chunks.data, memory[2 * PAGE..]);
+        chunks.clear();
+        chunks.take(&memory[..2 * PAGE]);
+        chunks.cut();
+        assert!(chunks.all().is_empty());
     }
 }

@@ -8,7 +8,6 @@ use std::process::Command;
 use lifeboat_qemu::error::{Context as _, Res, run};
 use lifeboat_qemu::paths::workspace;
 
-use crate::input::survey::copy_in;
 use crate::input::{self, Input, Variant};
 use crate::measure::{Series, Task};
 use crate::model::Rates;
@@ -16,8 +15,8 @@ use crate::ours::{Mode, Ours};
 use crate::peers::Makedumpfile;
 use crate::shm::{Folder, require};
 
-/// Room that the largest outputs of a section need beside the input, a dump and an
-/// export of it at once.
+/// Room that the largest outputs of a section need beside the input, two dumps and an
+/// export of one at once.
 const SPARE: u64 = 7 << 30;
 
 /// Programs and the input that is in memory now.
@@ -67,7 +66,7 @@ impl Lab {
             .current_dir(workspace()));
         println!("ours          {}, {}", self.ours.version, commit.unwrap_or_default().trim());
         println!(
-            "peer          makedumpfile {} (zstd, lzo{})",
+            "peer          makedumpfile {} (zstd, lzo{}), in one thread where no more are told",
             self.peer.version,
             if self.peer.snappy { ", snappy" } else { "; built without snappy" }
         );
@@ -91,7 +90,7 @@ impl Lab {
         let input = input::get(variant)?;
         require(fs::metadata(&input.vmcore).ctx(input.vmcore.display())?.len() + SPARE)?;
         let path = self.work.path.join(format!("{}.vmcore", variant.name()));
-        copy_in(&input.vmcore, &path)?;
+        fs::copy(&input.vmcore, &path).ctx(path.display())?;
         println!("\ninput {}", input.description.trim_end());
         self.loaded = Some((input.clone(), path.clone()));
         Ok((input, path))

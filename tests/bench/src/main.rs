@@ -3,9 +3,9 @@
 //! panicked. `make bench` runs all of it.
 //!
 //! It owns the inputs, the runs and the tables. It does not share code with what it
-//! measures: `lifeboat` is a program that it starts, like its peers. Targets are
-//! those of ARCHITECTURE.md; a figure that falls short is printed with its distance,
-//! and ends nothing.
+//! measures: `lifeboat` is a program that it starts, like its peers. What is asked of a
+//! figure stands in its section; one that falls short is printed with its distance, and
+//! ends nothing.
 
 #![forbid(unsafe_code)]
 

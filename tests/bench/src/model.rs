@@ -80,7 +80,7 @@ impl Rates {
         println!(
             "  {:.2} times as fast with twice the workers; {:.0} % of memory is data; the one \
              submitter passed\n  {:.1} GB/s here, and may do more. Work overlaps: the slowest part \
-             binds. One mode for all pages\n  (adaptive mixes them, and is not slower); the bandwidth \
+             binds. One mode for all pages\n  (adaptive mixes them: see its section); the bandwidth \
              of memory is not modelled.\n",
             self.scaling,
             self.share * 100.0,

@@ -1,12 +1,12 @@
 //! Our own command: built with optimisation, given a fresh key, and run from outside.
 
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use lifeboat_qemu::cycle::public_half;
 use lifeboat_qemu::error::{Context as _, Res, ensure, run};
-use lifeboat_qemu::paths::workspace;
+use lifeboat_qemu::paths::{target, workspace};
 
 use crate::measure::Task;
 
@@ -84,9 +84,7 @@ impl Ours {
         };
         let identity = work.join("identity.txt");
         run(Command::new(&program).arg("keygen").arg("-o").arg(&identity))?;
-        let text = fs::read_to_string(&identity).ctx(identity.display())?;
-        let recipient = text.split_whitespace().find(|w| w.starts_with("age1"));
-        let recipient = recipient.ctx("the public key in the identity file")?.to_owned();
+        let recipient = public_half(&identity)?;
         let version = run(Command::new(&program).arg("--version"))?.trim().to_owned();
         Ok(Self { program, identity, recipient, version })
     }
@@ -129,7 +127,5 @@ fn build() -> Res<PathBuf> {
         .status()
         .ctx("cargo")?;
     ensure(status.success(), "`lifeboat` could not be built")?;
-    let target =
-        env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-    Ok(target.join("x86_64-unknown-linux-gnu/release/lifeboat"))
+    Ok(target().join("x86_64-unknown-linux-gnu/release/lifeboat"))
 }

@@ -69,9 +69,10 @@ fn judge(said: &str) -> Res<(String, bool)> {
 
 /// The packaged one, as the tests of the filter use it.
 fn packaged() -> Res<Vec<PathBuf>> {
-    peer::packaged().map_err(|why| {
+    let tool = peer::packaged().map_err(|why| {
         Failure::check(format_args!("{why}\nhint: MAKEDUMPFILE=/path/of/makedumpfile-1.7.8"))
-    })
+    })?;
+    Ok(tool.words().to_vec())
 }
 
 #[cfg(test)]

@@ -5,9 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lifeboat_qemu::error::{Context as _, Res, ensure};
+use lifeboat_qemu::paths::sweep;
 
 /// A tmpfs of every Linux.
 const SHM: &str = "/dev/shm";
+/// How names of folders begin; the process follows.
+const PREFIX: &str = "lifeboat-bench";
 
 /// A folder in memory; dropped, it is removed with all that is in it.
 #[derive(Debug)]
@@ -22,8 +25,9 @@ impl Folder {
     /// # Errors
     /// When there is not so much room or memory.
     pub(crate) fn new(name: &str, need: u64) -> Res<Self> {
+        sweep(PREFIX);
         require(need)?;
-        let path = Path::new(SHM).join(format!("lifeboat-bench-{}-{name}", std::process::id()));
+        let path = Path::new(SHM).join(format!("{PREFIX}-{}-{name}", std::process::id()));
         if path.exists() {
             fs::remove_dir_all(&path).ctx(path.display())?;
         }

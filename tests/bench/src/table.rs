@@ -2,7 +2,7 @@
 
 use crate::measure::Series;
 
-/// Bytes of a GB, as disks are sold and FACTS counts.
+/// Bytes of a GB, as disks are sold.
 pub(crate) const GB: f64 = 1e9;
 const MB: f64 = 1e6;
 const MIB: f64 = 1_048_576.0;
@@ -68,7 +68,7 @@ fn judged(what: &str, have: f64, need: f64, met: bool, missing: f64) -> String {
     } else {
         format!("SHORT by {:.3} ({:.1} %)", (have - need).abs(), missing * 100.0)
     };
-    format!("{what}: {have:.3}, required {need}: {verdict}")
+    format!("{what}: asked {need}, got {have:.3}: {verdict}")
 }
 
 #[cfg(test)]
@@ -77,10 +77,10 @@ mod tests {
 
     #[test]
     fn a_verdict_tells_by_how_much() {
-        assert_eq!(judged("x", 3.4, 3.3, true, 0.0), "x: 3.400, required 3.3: met");
+        assert_eq!(judged("x", 3.4, 3.3, true, 0.0), "x: asked 3.3, got 3.400: met");
         assert_eq!(
             judged("x", 3.0, 3.3, false, (3.3 - 3.0) / 3.3),
-            "x: 3.000, required 3.3: SHORT by 0.300 (9.1 %)"
+            "x: asked 3.3, got 3.000: SHORT by 0.300 (9.1 %)"
         );
     }
 }

@@ -50,6 +50,9 @@ pub struct Plan {
     /// a vendor's shorter deadlines, without another build. An empty value drops the key.
     /// `("[section]", "key = value")` adds a key.
     pub profile: &'static [(&'static str, &'static str)],
+    /// Whether nothing is left out, so that all of memory can be compared. If not, the
+    /// board's own `exclude` counts, or the one in `profile`.
+    pub whole: bool,
     /// What is appended to the crash kernel's command line, one word.
     pub append: &'static str,
     /// A page of the swap partition that the disk cannot read.
@@ -78,6 +81,7 @@ impl Plan {
             crashkernel: "64M".to_owned(),
             dump_mib: 512,
             profile: &[],
+            whole: true,
             append: VERBOSE,
             bad_swap: None,
             watchdog: false,
@@ -201,21 +205,17 @@ impl Lab {
         extra.extend(plan.files.iter().cloned());
         let initramfs = guest::initramfs(&ground.kernel, plan.bus, &extra, &ground.work)?;
         let second = plan.second.then(|| ground.second());
+        let setup = Setup::of(&ground.kernel.vmlinuz, &initramfs, &ground.disk, &ground.work);
         let (mut machine, booted) = start_victim(&Setup {
-            vmlinuz: &ground.kernel.vmlinuz,
-            initramfs: &initramfs,
             memory_mib: plan.memory_mib,
             sparse: plan.sparse,
             cpus: plan.cpus,
             crashkernel: &plan.crashkernel,
             bus: plan.bus,
-            disk: &ground.disk,
             second: second.as_deref(),
-            log: None,
-            saved: None,
             bad_sector: plan.bad_swap.map(|page| ground.disk.swap.start / 512 + page * 8),
             watchdog: plan.watchdog,
-            work: &ground.work,
+            ..setup
         })?;
         machine.must("swapon /dev/disk/by-partlabel/swap", ORDER)?;
         machine.must("read /dev/disk/by-partlabel/filler1", ORDER)?;
@@ -335,6 +335,20 @@ impl Lab {
         self.machine.wait_ready(crash.control, limit)
     }
 
+    /// Waits for the end of a capture and the clean boot behind it, each within `limit`;
+    /// switches the machine off. Gives the lines that PID 1 wrote, and prints them.
+    ///
+    /// # Errors
+    /// When any of that does not come.
+    pub fn come_back(&mut self, crash: &Crash, limit: Duration) -> Res<Vec<String>> {
+        self.wait_console(crash, limit, "lifeboat: done after")?;
+        self.wait_reboot(crash, limit)?;
+        let lines: Vec<String> = self.init_lines(crash).into_iter().map(|l| l.text).collect();
+        lines.iter().for_each(|line| println!("{line}"));
+        self.power_off()?;
+        Ok(lines)
+    }
+
     /// Lines that PID 1 in the crash kernel wrote.
     #[must_use]
     pub fn init_lines(&self, crash: &Crash) -> Vec<Line> {
@@ -433,7 +447,10 @@ pub fn text(path: &Path) -> String {
 }
 
 /// The `age1…` line that `keygen` leaves in an identity file as a comment.
-fn public_half(identity: &Path) -> Res<String> {
+///
+/// # Errors
+/// When the file cannot be read or has none.
+pub fn public_half(identity: &Path) -> Res<String> {
     let file = fs::read_to_string(identity).ctx(identity.display())?;
     let found = file.split_whitespace().find(|w| w.starts_with("age1"));
     found.map(str::to_owned).ctx("the public key in the identity file")
@@ -442,9 +459,8 @@ fn public_half(identity: &Path) -> Res<String> {
 /// The guest's own files of the image, where the plan changes them.
 fn image_copy(plan: &Plan, work: &Path) -> Res<Vec<(&'static str, Vec<u8>)>> {
     let image = paths::image()?;
-    // All of memory is compared, unless a test is about what is left out.
     let mut wanted = plan.profile.to_vec();
-    if !wanted.iter().any(|(key, _)| *key == "exclude") {
+    if plan.whole {
         wanted.push(("exclude", "[]"));
     }
     let profile = fs::read_to_string(image.join("board.toml")).ctx("board.toml")?;

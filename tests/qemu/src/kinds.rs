@@ -5,11 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::cycle::{Ground, Lab, MIB, ORDER, Plan};
+use crate::cycle::{BOOT, Ground, Lab, MIB, ORDER, Plan};
 use crate::disk::blank;
 use crate::error::{Context as _, Res, ensure, run};
+use crate::guest;
 use crate::provision::{self, Kernel};
-use crate::{guest, paths};
 
 /// Memory that the guest gives back before it dies.
 const BALLOON: u64 = 24 * MIB;
@@ -73,24 +73,12 @@ fn modules(kernel: &Kernel, wanted: &[&str]) -> Res<Vec<(&'static str, Vec<u8>)>
         .collect()
 }
 
-/// Panics the machine, waits for its clean boot and switches it off.
+/// Panics the machine, waits for its clean boot and switches it off; prints what PID 1 said.
 ///
 /// # Errors
 /// When the capture does not end well.
-pub fn panic(lab: &mut Lab) -> Res<Vec<String>> {
+pub fn panic(lab: &mut Lab) -> Res<()> {
     lab.arm("")?;
     let crash = lab.crash()?;
-    lab.wait_console(&crash, crate::cycle::BOOT, "lifeboat: done after")?;
-    lab.wait_reboot(&crash, crate::cycle::BOOT)?;
-    let lines = lab.init_lines(&crash).into_iter().map(|l| l.text).collect();
-    lab.power_off()?;
-    Ok(lines)
-}
-
-/// Where a test keeps a file that another run may use.
-///
-/// # Errors
-/// When the folder cannot be made.
-pub fn keep(name: &str) -> Res<std::path::PathBuf> {
-    Ok(paths::cache()?.join(name))
+    lab.come_back(&crash, BOOT).map(drop)
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::console::{Console, Line};
 use crate::disk::{Disk, copy_sparse};
 use crate::error::{Context as _, Failure, Res, ensure};
-use crate::paths::Scrap;
+use crate::paths::{Scrap, sweep};
 use crate::qmp::{Qmp, connect};
 
 /// How the disk hangs on the machine.
@@ -74,12 +74,36 @@ pub struct Setup<'a> {
     pub log: Option<&'a Path>,
     /// A stopped machine to go on with; nothing is booted then.
     pub saved: Option<&'a Saved>,
-    /// A sector of the disk that cannot be read, of 512 bytes.
+    /// A sector of the disk that cannot be read, of 512 bytes; not together with `log`.
     pub bad_sector: Option<u64>,
     /// Whether the machine has an i6300esb watchdog that resets it.
     pub watchdog: bool,
     /// Folder for logs and sockets.
     pub work: &'a Path,
+}
+
+impl<'a> Setup<'a> {
+    /// A machine like those of most tests: 1 GiB, 2 CPUs, a reservation of 64 MiB, one
+    /// virtio disk.
+    #[must_use]
+    pub fn of(vmlinuz: &'a Path, initramfs: &'a Path, disk: &'a Disk, work: &'a Path) -> Self {
+        Self {
+            vmlinuz,
+            initramfs,
+            memory_mib: 1024,
+            sparse: false,
+            cpus: 2,
+            crashkernel: "64M",
+            bus: Bus::Virtio,
+            disk,
+            second: None,
+            log: None,
+            saved: None,
+            bad_sector: None,
+            watchdog: false,
+            work,
+        }
+    }
 }
 
 /// A machine that was stopped, without its disk: memory and the state of all devices.
@@ -124,6 +148,10 @@ impl Machine {
     /// When QEMU does not start.
     pub fn start(setup: &Setup<'_>) -> Res<Self> {
         let work = setup.work;
+        ensure(
+            setup.log.is_none() || setup.bad_sector.is_none(),
+            "a disk cannot be logged and have a bad sector",
+        )?;
         let ram_bytes = setup.memory_mib << 20;
         let ram = (!setup.sparse).then(|| Scrap(ram_file(work, ram_bytes)));
         if let (Some(saved), Some(ram)) = (setup.saved, &ram) {
@@ -369,6 +397,7 @@ impl Drop for Machine {
 /// RAM in memory where there is room for it, the tests' own needs and a second machine.
 fn ram_file(work: &Path, bytes: u64) -> PathBuf {
     let room = rustix::fs::statvfs("/dev/shm").map_or(0, |s| s.f_bavail * s.f_frsize);
+    sweep("lifeboat");
     if room >= 3 * bytes && bytes <= 2 << 30 {
         let name = work.file_name().unwrap_or_default().to_string_lossy().into_owned();
         return Path::new("/dev/shm").join(format!("lifeboat-{}-{name}", std::process::id()));

@@ -57,14 +57,18 @@ pub fn lifeboat() -> Res<PathBuf> {
     Ok(image()?.join("lifeboat"))
 }
 
+/// The build folder.
+#[must_use]
+pub fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
 /// A fresh work folder for one test, under the build folder; an old one is removed.
 ///
 /// # Errors
 /// When it cannot be made.
 pub fn work(name: &str) -> Res<PathBuf> {
-    let target =
-        env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-    let dir = target.join("qemu").join(name);
+    let dir = target().join("qemu").join(name);
     if dir.exists() {
         fs::remove_dir_all(&dir).ctx(dir.display())?;
     }
@@ -83,12 +87,51 @@ pub fn lock_cache() -> Res<File> {
     Ok(file)
 }
 
-/// Frees what a dead or finished test left in memory-backed storage.
+/// Removes from memory-backed storage what processes that are gone left there when they were
+/// killed: files and folders named `<prefix>-<pid>-…`.
+pub fn sweep(prefix: &str) {
+    let entries = fs::read_dir("/dev/shm").into_iter().flatten().filter_map(Result::ok);
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if owner(&name, prefix).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let path = entry.path();
+            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        }
+    }
+}
+
+/// The process that a name is of.
+fn owner(name: &str, prefix: &str) -> Option<u32> {
+    name.strip_prefix(prefix)?.strip_prefix('-')?.split_once('-')?.0.parse().ok()
+}
+
+/// A file that goes when this does, also when a test fails.
 #[derive(Debug)]
 pub struct Scrap(pub PathBuf);
 
 impl Drop for Scrap {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that fails shall panic")]
+
+    use super::*;
+
+    #[test]
+    fn only_what_dead_processes_left_is_swept() {
+        let prefix = format!("lifeboat-sweep{}", std::process::id());
+        // No process has this number: it is over the kernel's limit of 2^22.
+        let named = |pid: u32, rest: &str| PathBuf::from(format!("/dev/shm/{prefix}-{pid}-{rest}"));
+        let own = Scrap(named(std::process::id(), "ram"));
+        let (file, folder) = (named(1 << 30, "ram"), named(1 << 30, "work"));
+        fs::write(&own.0, "").unwrap();
+        fs::write(&file, "").unwrap();
+        fs::create_dir(&folder).unwrap();
+        sweep(&prefix);
+        assert!(own.0.exists() && !file.exists() && !folder.exists());
     }
 }

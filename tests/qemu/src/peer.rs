@@ -1,16 +1,13 @@
-//! makedumpfile, as a judge of what a filter keeps: Debian's own build, unpacked with
-//! its libraries and started through its own dynamic loader, and its output read here.
+//! makedumpfile, as a judge of what a filter keeps: Debian's own build, and its output
+//! read here.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use crate::apt;
 use crate::error::{Context as _, Res, ensure, run};
-use crate::paths::{cache, lock_cache};
-use crate::provision::install;
+use crate::provision::{self, Tool};
 
 /// Debian's release to take it from (the stable one's 1.7.6 reads 6.12 wrongly), and the
 /// oldest version that is right there.
@@ -20,40 +17,17 @@ const OLDEST: [u32; 3] = [1, 7, 8];
 /// A makedumpfile that can run here.
 #[derive(Debug, Clone)]
 pub struct Makedumpfile {
-    /// Loader, its arguments, program.
-    words: Vec<PathBuf>,
+    tool: Tool,
     /// Its version.
     pub version: String,
 }
 
-/// Fetches the packaged one, or finds it in the cache: loader, library path, program.
+/// Fetches the packaged one, or finds it in the cache.
 ///
 /// # Errors
 /// When apt cannot give it.
-pub fn packaged() -> Res<Vec<PathBuf>> {
-    let _held = lock_cache()?;
-    let dir = cache()?.join(format!("makedumpfile-{SUITE}"));
-    if !dir.join("bin/makedumpfile").is_file() {
-        install(&dir, |new| {
-            let root = new.join("apt");
-            let config = apt::private_root(&root, SUITE)?;
-            let wanted = ["./usr/bin/makedumpfile", "./usr/lib/x86_64-linux-gnu/*.so*"];
-            for deb in apt::download_tree(&config, &root, "makedumpfile")? {
-                let name = deb.file_name().unwrap_or_default().to_string_lossy();
-                // Its scripts' interpreter is not needed.
-                if !name.contains("perl") {
-                    apt::unpack_some(&deb, new, &wanted)?;
-                }
-            }
-            std::fs::rename(new.join("usr/bin"), new.join("bin")).ctx("its bin")?;
-            std::fs::rename(new.join("usr/lib/x86_64-linux-gnu"), new.join("lib"))
-                .ctx("its lib")?;
-            std::fs::remove_dir_all(&root).ctx(root.display())
-        })?;
-    }
-    let lib = dir.join("lib");
-    let program = dir.join("bin/makedumpfile");
-    Ok(vec![lib.join("ld-linux-x86-64.so.2"), PathBuf::from("--library-path"), lib, program])
+pub fn packaged() -> Res<Tool> {
+    provision::packaged("makedumpfile", SUITE, &format!("makedumpfile-{SUITE}"))
 }
 
 /// The version that `makedumpfile -v` names in `said`.
@@ -76,17 +50,9 @@ impl Makedumpfile {
     /// # Errors
     /// When apt cannot give it or it is too old.
     pub fn get() -> Res<Self> {
-        let mut this = Self { words: packaged()?, version: String::new() };
-        this.version = version(&run(this.command().arg("-v"))?)?;
-        Ok(this)
-    }
-
-    fn command(&self) -> Command {
-        let (program, rest) =
-            self.words.split_first().map_or((Path::new(""), &[][..]), |(p, r)| (p.as_path(), r));
-        let mut command = Command::new(program);
-        command.args(rest);
-        command
+        let tool = packaged()?;
+        let version = version(&run(tool.command().arg("-v"))?)?;
+        Ok(Self { tool, version })
     }
 
     /// Filters a vmcore with dump level `level` into a kdump-compressed file.
@@ -94,7 +60,7 @@ impl Makedumpfile {
     /// # Errors
     /// When it fails.
     pub fn filter(&self, level: u8, from: &Path, to: &Path) -> Res<()> {
-        let mut command = self.command();
+        let mut command = self.tool.command();
         command.args(["--message-level", "4", "-l", "-d", &level.to_string()]);
         run(command.args([from, to])).map(drop)
     }

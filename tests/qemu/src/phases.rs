@@ -34,8 +34,7 @@ const ENDS: [(&str, &str); 9] = [
 
 /// The phases between a panic and the reboot. The first starts at the order to panic; the
 /// machine stood still for `paused` behind the crash kernel's first line.
-#[must_use]
-pub fn of(lines: &[Line], crash: &Crash, paused: Duration) -> Vec<Phase> {
+fn of(lines: &[Line], crash: &Crash, paused: Duration) -> Vec<Phase> {
     let mut all = vec![Phase {
         name: "the dead kernel, to the crash kernel's first line".to_owned(),
         took: crash.first.saturating_sub(crash.panicked),

@@ -123,42 +123,64 @@ pub fn vmlinux(kernel: &Kernel) -> Res<PathBuf> {
     Ok(path)
 }
 
-/// The crash utility with its own libraries.
+/// A program of another Debian release, with its own libraries and dynamic loader.
 #[derive(Debug, Clone)]
-pub struct Crash(PathBuf);
+pub struct Tool(Vec<PathBuf>);
 
-impl Crash {
-    /// A command that starts it through its own dynamic loader.
+impl Tool {
+    /// What starts it: its loader, the loader's arguments, the program.
+    #[must_use]
+    pub fn words(&self) -> &[PathBuf] {
+        &self.0
+    }
+
+    /// A command that starts it.
     #[must_use]
     pub fn command(&self) -> Command {
-        let mut command = Command::new(self.0.join("lib/ld-linux-x86-64.so.2"));
-        command.arg("--library-path").arg(self.0.join("lib")).arg(self.0.join("bin/crash"));
+        let mut words = self.0.iter();
+        let mut command = Command::new(words.next().map_or(Path::new(""), PathBuf::as_path));
+        command.args(words);
         command
     }
+}
+
+/// Fetches the program `name` and its libraries from Debian's release `suite`, or finds
+/// them in `folder` of the cache.
+///
+/// # Errors
+/// When apt cannot give them.
+pub fn packaged(name: &str, suite: &str, folder: &str) -> Res<Tool> {
+    let _held = lock_cache()?;
+    let dir = cache()?.join(folder);
+    let (lib, program) = (dir.join("lib"), dir.join("bin").join(name));
+    if !program.is_file() {
+        install(&dir, |new| {
+            let root = new.join("apt");
+            let config = apt::private_root(&root, suite)?;
+            let wanted = [&*format!("./usr/bin/{name}"), "./usr/lib/x86_64-linux-gnu/*.so*"];
+            for deb in apt::download_tree(&config, &root, name)? {
+                let file = deb.file_name().unwrap_or_default().to_string_lossy();
+                // The interpreter of its scripts is not needed.
+                if !file.contains("perl") {
+                    apt::unpack_some(&deb, new, &wanted)?;
+                }
+            }
+            fs::rename(new.join("usr/bin"), new.join("bin")).ctx("its bin")?;
+            fs::rename(new.join("usr/lib/x86_64-linux-gnu"), new.join("lib")).ctx("its lib")?;
+            remove(&new.join("usr"))?;
+            remove(&root)
+        })?;
+    }
+    Ok(Tool(vec![lib.join("ld-linux-x86-64.so.2"), "--library-path".into(), lib, program]))
 }
 
 /// Fetches crash 8.0.6, or finds it in the cache.
 ///
 /// # Errors
 /// When apt cannot give it.
-pub fn crash() -> Res<Crash> {
-    let _held = lock_cache()?;
+pub fn crash() -> Res<Tool> {
     let (suite, version) = CRASH;
-    let dir = cache()?.join(format!("crash-{version}"));
-    if !dir.join("bin/crash").is_file() {
-        install(&dir, |new| {
-            let apt_root = new.join("apt");
-            let config = apt::private_root(&apt_root, suite)?;
-            for deb in apt::download_tree(&config, &apt_root, "crash")? {
-                apt::unpack_some(&deb, new, &["./usr/bin/crash", "./usr/lib/x86_64-linux-gnu/*"])?;
-            }
-            fs::rename(new.join("usr/bin"), new.join("bin")).ctx("crash's bin")?;
-            fs::rename(new.join("usr/lib/x86_64-linux-gnu"), new.join("lib")).ctx("its lib")?;
-            remove(&new.join("usr"))?;
-            remove(&apt_root)
-        })?;
-    }
-    let crash = Crash(dir);
+    let crash = packaged("crash", suite, &format!("crash-{version}"))?;
     let said = run(crash.command().arg("--version"))?;
     ensure(
         said.contains(&format!("crash {version}")),
@@ -193,13 +215,13 @@ pub fn drgn() -> Res<PathBuf> {
 /// Makes a folder beside its place and renames it when `fill` has succeeded.
 ///
 /// # Errors
-/// When it cannot be made, or `fill` fails.
+/// When it cannot be made, or `fill` fails; nothing is kept then.
 pub fn install(dir: &Path, fill: impl FnOnce(&Path) -> Res<()>) -> Res<()> {
     let new = dir
         .with_file_name(format!("{}.new", dir.file_name().unwrap_or_default().to_string_lossy()));
     remove(&new)?;
     fs::create_dir_all(&new).ctx(new.display())?;
-    fill(&new)?;
+    fill(&new).inspect_err(|_| drop(remove(&new)))?;
     remove(dir)?;
     fs::rename(&new, dir).ctx(dir.display())
 }

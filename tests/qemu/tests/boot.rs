@@ -17,22 +17,8 @@ fn boots(victim: Victim, bus: Bus) -> Res<()> {
     let kernel = provision::kernel(victim)?;
     let initramfs = guest::initramfs(&kernel, bus, &[], &work)?;
     let disk = Disk::create(&work.join("disk.img"), 128 * MIB, 64 * MIB)?;
-    let (mut machine, ready) = start_victim(&Setup {
-        vmlinuz: &kernel.vmlinuz,
-        initramfs: &initramfs,
-        memory_mib: 1024,
-        sparse: false,
-        cpus: 2,
-        crashkernel: "64M",
-        bus,
-        disk: &disk,
-        second: None,
-        log: None,
-        saved: None,
-        bad_sector: None,
-        watchdog: false,
-        work: &work,
-    })?;
+    let setup = Setup::of(&kernel.vmlinuz, &initramfs, &disk, &work);
+    let (mut machine, ready) = start_victim(&Setup { bus, ..setup })?;
     println!("ready after {:?}: {}", ready.at, ready.text);
     let limit = Duration::from_secs(30);
     machine.must("swapon /dev/disk/by-partlabel/swap", limit)?;

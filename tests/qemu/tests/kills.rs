@@ -74,21 +74,12 @@ impl Scene {
     fn start(&self, disk: &Disk, log: Option<&Path>) -> Res<Machine> {
         let work = self.ground.work.join("kill");
         fs::create_dir_all(&work).ctx(work.display())?;
+        let setup = Setup::of(&self.ground.kernel.vmlinuz, &self.initramfs, disk, &work);
         let mut machine = Machine::start(&Setup {
-            vmlinuz: &self.ground.kernel.vmlinuz,
-            initramfs: &self.initramfs,
             memory_mib: MEMORY_MIB,
-            sparse: false,
-            cpus: 2,
-            crashkernel: "64M",
-            bus: Bus::Virtio,
-            disk,
-            second: None,
             log,
             saved: Some(&self.saved),
-            bad_sector: None,
-            watchdog: false,
-            work: &work,
+            ..setup
         })?;
         machine.resume()?;
         Ok(machine)

@@ -44,11 +44,7 @@ fn capture(plan: &Plan, holes: u64) -> Res<Seen> {
     let mut lab = Lab::new(plan)?;
     lab.arm("")?;
     let crash = lab.crash()?;
-    lab.wait_console(&crash, LIMIT, "lifeboat: done after")?;
-    lab.wait_reboot(&crash, LIMIT)?;
-    lab.power_off()?;
-    let lines: Vec<String> = lab.init_lines(&crash).into_iter().map(|l| l.text).collect();
-    lines.iter().for_each(|l| println!("{l}"));
+    let lines = lab.come_back(&crash, LIMIT)?;
     let line = |what: &str| {
         lines.iter().find(|l| l.contains(what)).ctx(format_args!("a line with `{what}`"))
     };

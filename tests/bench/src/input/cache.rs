@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use lifeboat_qemu::error::{Context as _, Res};
 use lifeboat_qemu::paths;
+use lifeboat_qemu::provision::install;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 
@@ -68,14 +69,10 @@ pub(crate) fn keep(key: &Key, fill: impl FnOnce(&Path) -> Res<()>) -> Res<PathBu
     if dir.is_dir() {
         return Ok(dir);
     }
-    let new = top.join(format!("{}.new", key.folder()));
-    if new.exists() {
-        fs::remove_dir_all(&new).ctx(new.display())?;
-    }
-    fs::create_dir_all(&new).ctx(new.display())?;
-    fill(&new)?;
-    fs::write(new.join("key"), &key.parts).ctx("the key")?;
-    fs::rename(&new, &dir).ctx(dir.display())?;
+    install(&dir, |new| {
+        fill(new)?;
+        fs::write(new.join("key"), &key.parts).ctx("the key")
+    })?;
     forget_older(&top, key)?;
     Ok(dir)
 }

@@ -3,9 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use lifeboat_qemu::error::{Context as _, Res};
@@ -57,7 +55,7 @@ pub(crate) fn pages(vmcore: &Path) -> Res<Survey> {
                 survey.pages += 1;
                 if page.iter().all(|b| *b == 0) {
                     survey.zero += 1;
-                } else if page.chunks_exact(8).all(|w| Some(w) == page.get(..8)) {
+                } else if one_word(page) {
                     survey.word += 1;
                 } else if seen.insert(hasher.hash_one(page), ()).is_some() {
                     survey.duplicate += 1;
@@ -73,6 +71,12 @@ pub(crate) fn pages(vmcore: &Path) -> Res<Survey> {
         }
     }
     Ok(survey)
+}
+
+/// Whether a page is one word of 8 bytes again and again, such as zero.
+#[must_use]
+pub(crate) fn one_word(page: &[u8]) -> bool {
+    page.chunks(8).all(|w| Some(w) == page.get(..8))
 }
 
 /// A part of a whole in percent.
@@ -98,24 +102,5 @@ impl fmt::Display for Survey {
             "    single pages without zero pages shrink to {:.1} % (zstd 1)",
             percent(self.out, self.sampled * PAGE as u64)
         )
-    }
-}
-
-/// Copies a file into memory-backed storage.
-///
-/// # Errors
-/// When either fails.
-pub(crate) fn copy_in(from: &Path, to: &Path) -> Res<()> {
-    let source = File::open(from).ctx(from.display())?;
-    let target = File::create(to).ctx(to.display())?;
-    let mut buf = vec![0u8; 1 << 20];
-    let mut at = 0;
-    loop {
-        let got = source.read_at(&mut buf, at).ctx(from.display())?;
-        if got == 0 {
-            return Ok(());
-        }
-        target.write_all_at(buf.get(..got).unwrap_or_default(), at).ctx(to.display())?;
-        at += got as u64;
     }
 }

@@ -7,7 +7,7 @@
 //! the kernel, and a filter has to keep it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -38,10 +38,9 @@ pub(crate) fn make(small: &Path, to: &Path) -> Res<u64> {
     let len = file.metadata().ctx(small.display())?.len();
     let mut out = OpenOptions::new().write(true).create(true).truncate(true).open(to);
     let out = out.as_mut().map_err(|e| std::io::Error::from(e.kind())).ctx(to.display())?;
-    let mut source = file.try_clone().ctx(small.display())?;
-    source.seek(SeekFrom::Start(0)).ctx(small.display())?;
+    // Everything but the map has been read by position: the file still stands at its start.
     out.seek(SeekFrom::Start(HEAD)).ctx(to.display())?;
-    copy(&mut source, out, len).ctx(to.display())?;
+    std::io::copy(&mut &file, out).ctx(to.display())?;
     let hole = (HEAD + len).next_multiple_of(4096);
     out.set_len(hole + HOLE).ctx(to.display())?;
     let map = spread(&loads, hole);
@@ -50,19 +49,6 @@ pub(crate) fn make(small: &Path, to: &Path) -> Res<u64> {
     ensure(head.len() as u64 <= HEAD, "too many segments")?;
     out.write_all_at(&head, 0).ctx(to.display())?;
     Ok(TOTAL / STEP)
-}
-
-fn copy(from: &mut File, to: &mut File, len: u64) -> std::io::Result<()> {
-    let mut buf = vec![0u8; 1 << 20];
-    let mut left = len;
-    while left > 0 {
-        let want = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let part = buf.get_mut(..want).unwrap_or_default();
-        from.read_exact(part)?;
-        to.write_all(part)?;
-        left -= want as u64;
-    }
-    Ok(())
 }
 
 /// The large machine's segments: the small one's, moved, and holes between them.

@@ -1,4 +1,4 @@
-//! The engine against the bare codec: same chunks, same number of threads.
+//! The engine against the bare codec: same pages, same number of threads.
 
 use lifeboat_qemu::error::Res;
 
@@ -26,7 +26,7 @@ pub(crate) fn run(lab: &mut Lab) -> Res<()> {
         }
     }
     let all = compete(lab.rounds, contenders)?;
-    table::title("the engine against the bare codec (chunks of 64 data pages, from memory)");
+    table::title("the engine against the bare codec (64 data pages a chunk, from memory)");
     table::runs(&all, input.data(), &[]);
     println!();
     for threads in [2, 1] {

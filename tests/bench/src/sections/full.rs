@@ -13,6 +13,9 @@ use crate::table;
 /// makedumpfile leaves out zero pages at level 1, as we always do.
 const PEER_Z: [&str; 3] = ["-d", "1", "-z"];
 const PEER_L: [&str; 3] = ["-d", "1", "-l"];
+/// It works in one thread unless it is told otherwise.
+const PEER_Z2: [&str; 5] = ["-d", "1", "-z", "--num-threads", "2"];
+const PEER_L2: [&str; 5] = ["-d", "1", "-l", "--num-threads", "2"];
 
 pub(crate) fn run(lab: &mut Lab) -> Res<()> {
     let (input, path) = lab.input(Variant::Few)?;
@@ -34,6 +37,8 @@ pub(crate) fn run(lab: &mut Lab) -> Res<()> {
     let mut contenders = vec![
         program("makedumpfile -d 1 -l", lab.peer(&PEER_L, &path)),
         program("makedumpfile -d 1 -z", lab.peer(&PEER_Z, &path)),
+        program("makedumpfile -d 1 -l, 2 threads", lab.peer(&PEER_L2, &path)),
+        program("makedumpfile -d 1 -z, 2 threads", lab.peer(&PEER_Z2, &path)),
     ];
     if lab.peer.snappy {
         contenders.push(program("makedumpfile -d 1 -p", lab.peer(&["-d", "1", "-p"], &path)));
@@ -58,7 +63,7 @@ pub(crate) fn run(lab: &mut Lab) -> Res<()> {
         table::at_least(&format!("{name}, speed with 2 workers to 1"), scaling(mode)?, 1.85);
     }
     println!("  store, speed with 2 workers to 1: {:.3} (no target)", scaling(store)?);
-    one_worker(of(&zstd.workers(1))?, of(&lz4.workers(1))?, l);
+    one_worker(of(&zstd.workers(1))?, of(&lz4.workers(1))?, z, l);
     let rate = |name: &'static str, mode: Mode<'_>| -> Res<ModelMode> {
         let one = of(&mode.workers(1))?;
         Ok(ModelMode { name, rate: input.data() / one.wall(), ratio: one.out() / input.data() })
@@ -85,11 +90,15 @@ fn targets(zstd: &Series, lz4: &Series, z: &Series, l: &Series) {
     table::at_least("lz4, % smaller than -l", saved(lz4, l), 8.0);
 }
 
-/// On one worker, the peer's lzo may win: said as it is.
-fn one_worker(zstd: &Series, lz4: &Series, l: &Series) {
+/// One worker against the peer's one thread. Its lzo may win: said as it is.
+fn one_worker(zstd: &Series, lz4: &Series, z: &Series, l: &Series) {
     for (name, ours) in [("zstd 1", zstd), ("lz4", lz4)] {
-        let (a, b) = (ours.wall(), l.wall());
-        let who = if a <= b { "ours is faster" } else { "makedumpfile -l is FASTER" };
-        println!("  on one worker, {name} against -l: {a:.2} s to {b:.2} s, {who}");
+        for (option, peer) in [("-z", z), ("-l", l)] {
+            let (a, b) = (ours.wall(), peer.wall());
+            let who = if a <= b { "ours is" } else { "the peer is" };
+            println!(
+                "  on one worker, {name} against {option}: {a:.2} s to {b:.2} s, {who} faster"
+            );
+        }
     }
 }
