@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use lifeboat_engine::{PageRead, ReadFault};
 use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::{PageRange, Pfn};
-use lifeboat_sources::blockdev;
 use lifeboat_sources::swap::{self, SwapDevice};
 use lifeboat_sources::swapread::{ReadAhead, SwapReader};
 use lifeboat_sys::QueueMode;
@@ -38,17 +37,12 @@ impl Swaps {
     /// Finds the devices that the configuration asks for. What cannot be had is told.
     pub(crate) fn open(config: &BootConfig, devices: &Devices) -> Self {
         let target = devices.targets.first().map(|(_, block)| block.name.as_str());
-        let plan = swap::plan(&devices.all, &config.swap, target);
+        let on = config.swap_on.as_deref().unwrap_or_default();
+        let plan = swap::plan(&devices.all, &config.swap, on, target);
         for problem in &plan.problems {
             say!("sources: {problem}");
         }
-        let mut missing = !plan.problems.is_empty();
-        for selector in config.swap_on.iter().flatten() {
-            if let Err(why) = blockdev::find(&devices.all, selector) {
-                say!("sources: swap that was on when the host was armed: {why}");
-                missing = true;
-            }
-        }
+        let missing = !plan.problems.is_empty();
         let list = (0u16..)
             .zip(plan.devices)
             .map(|(index, device)| SwapSource {
