@@ -111,10 +111,10 @@ impl WriteQueue {
     }
 
     /// Gives up waiting for a write after `limit`, with `TimedOut`; for where there is
-    /// another device to go on with. Without it a wait ends when the device's driver
-    /// ends it, or with the caller's own deadline. No effect on plain `pwrite`.
-    pub fn set_stall_limit(&mut self, limit: Duration) {
-        self.stall = Some(limit);
+    /// another device to go on with. With `None`, as at first, a wait ends when the device's
+    /// driver ends it, or with the caller's own deadline. No effect on plain `pwrite`.
+    pub fn set_stall_limit(&mut self, limit: Option<Duration>) {
+        self.stall = limit;
     }
 
     /// Leaves every write to a thread of the kernel (`IOSQE_ASYNC`,

@@ -57,7 +57,7 @@ fn behind_a_failed_write_everything_goes_to_the_next_device() {
     for mode in [QueueMode::Pwrite, QueueMode::Uring] {
         let mut q = WriteQueue::new(files[0].try_clone().unwrap(), mode, 4, 4096);
         let next = q.lane(files[1].try_clone().unwrap(), mode);
-        q.set_stall_limit(Duration::from_secs(5));
+        q.set_stall_limit(Some(Duration::from_secs(5)));
         let mut failed = None;
         for n in 0..8u64 {
             let Ok(i) = q.take() else { break };
@@ -227,7 +227,7 @@ fn a_device_that_hangs_is_left() {
     let mut q = WriteQueue::new(pipe, QueueMode::Uring, 4, LEN);
     q.hand_over();
     let lane = q.lane(next.try_clone().unwrap(), QueueMode::Uring);
-    q.set_stall_limit(Duration::from_millis(300));
+    q.set_stall_limit(Some(Duration::from_millis(300)));
     for n in 0..3u8 {
         let i = q.take().unwrap();
         q.bytes(i).fill(n + 1);

@@ -17,7 +17,8 @@ use crate::console::say;
 use crate::limits::{Limits, Shape};
 
 /// With another target to go on with, a device may be silent for this long: shorter
-/// than any watchdog's usual timeout. Its driver gives up after 30 s at best.
+/// than any watchdog's usual timeout. Its driver gives up after 30 s at best. On the last
+/// target the chain lifts it: there the driver, the watchdog or the deadline ends a wait.
 const STALL: Duration = Duration::from_secs(20);
 
 /// The volumes that may be written, and where the dump begins.
@@ -101,7 +102,7 @@ impl Host for Disks {
         let shape = self.shape();
         let mut queue = WriteQueue::new(file, limits.mode(), shape.depth, shape.len);
         if self.list.len() > 1 {
-            queue.set_stall_limit(STALL);
+            queue.set_stall_limit(Some(STALL));
         }
         Ok(queue)
     }
