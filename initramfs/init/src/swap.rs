@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use lifeboat_engine::{PageRead, ReadFault};
 use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::{PageRange, Pfn};
+use lifeboat_join::Swap;
 use lifeboat_sources::swap::{self, SwapDevice};
 use lifeboat_sources::swapread::{ReadAhead, SwapReader};
 use lifeboat_sys::QueueMode;
@@ -77,7 +78,7 @@ impl Swaps {
     /// One worker's reader of all devices.
     pub(crate) fn reader(&self, ahead: ReadAhead) -> Reader<'_> {
         let devices = self.list.iter().map(|s| (&s.device, s.limits.mode()));
-        let inner = SwapReader::open(devices, ahead);
+        let inner = Swap(SwapReader::open(devices, ahead));
         Reader { inner, swaps: self, at: 0, told: 0 }
     }
 }
@@ -124,7 +125,7 @@ const POLLED: u8 = 2;
 
 /// One worker's reader.
 pub(crate) struct Reader<'s> {
-    inner: SwapReader,
+    inner: Swap,
     swaps: &'s Swaps,
     at: usize,
     /// Requests that were counted already.
@@ -135,15 +136,15 @@ impl Reader<'_> {
     /// Reads the device at place `index` of the list from here on.
     pub(crate) fn select(&mut self, index: usize) {
         self.at = index;
-        self.inner.select(index);
+        self.inner.0.select(index);
     }
 
     fn count(&mut self) {
         let Some(source) = self.swaps.list.get(self.at) else { return };
-        let requests = self.inner.requests();
+        let requests = self.inner.0.requests();
         source.requests.fetch_add(requests - self.told, Ordering::Relaxed);
         self.told = requests;
-        let mode = match self.inner.mode() {
+        let mode = match self.inner.0.mode() {
             QueueMode::Pwrite => 0,
             QueueMode::Uring => URING,
             QueueMode::Polled => POLLED,
@@ -159,12 +160,9 @@ impl PageRead for Reader<'_> {
         buf: &mut [u8],
         bad: &mut dyn FnMut(usize),
     ) -> Result<(), ReadFault> {
-        let mut tell = |pfn: Pfn| {
-            bad(usize::try_from(pfn.0.saturating_sub(first.0)).unwrap_or(usize::MAX));
-        };
-        let read = self.inner.read_pages(first, buf, &mut tell);
+        let read = self.inner.read(first, buf, bad);
         self.count();
-        read.map(drop).map_err(|e| ReadFault(std::io::Error::from_raw_os_error(e.errno())))
+        read
     }
 
     fn ahead(&mut self, span: PageRange) {
