@@ -1,7 +1,6 @@
 //! What becomes of each page of the dead kernel's memory: its layer, or nothing at all.
 //! Everything that is decided here is the sources' to decide; this asks them and says so.
 
-use lifeboat_engine::PlaceRead;
 use lifeboat_format::bootcfg::{BootConfig, Order};
 use lifeboat_format::{Layer, PhysAddr};
 use lifeboat_join::Places;
@@ -67,8 +66,8 @@ impl Records {
     }
 
     /// A worker's reader of them.
-    pub(crate) fn places(&self, memory: MemoryReader) -> Box<dyn PlaceRead + Send + '_> {
-        Box::new(Places(worth::Places::new(&self.worth, self.filter.asked(), memory)))
+    pub(crate) fn places(&self, memory: MemoryReader) -> Places<'_> {
+        Places(worth::Places::new(&self.worth, self.filter.asked(), memory))
     }
 }
 

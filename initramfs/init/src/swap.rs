@@ -19,10 +19,8 @@ const MOST: usize = 128 << 10;
 
 /// A swap device that is captured.
 pub(crate) struct SwapSource {
-    index: u16,
     device: SwapDevice,
     limits: Limits,
-    text: String,
     /// Read requests of all workers, and how they were made.
     requests: AtomicU64,
     mode: AtomicU8,
@@ -37,18 +35,17 @@ pub(crate) struct Swaps {
 impl Swaps {
     /// Finds the devices that the configuration asks for. What cannot be had is told.
     pub(crate) fn open(config: &BootConfig, devices: &Devices) -> Self {
-        let target = devices.targets.first().map(|(_, block)| block.name.as_str());
+        let target = devices.targets.first().map(|block| block.name.as_str());
         let on = config.swap_on.as_deref().unwrap_or_default();
         let plan = swap::plan(&devices.all, &config.swap, on, target);
         for problem in &plan.problems {
             say!("sources: {problem}");
         }
         let missing = !plan.problems.is_empty();
-        let list = (0u16..)
-            .zip(plan.devices)
-            .map(|(index, device)| SwapSource {
-                index,
-                text: device.text(),
+        let list = plan
+            .devices
+            .into_iter()
+            .map(|device| SwapSource {
                 limits: Limits::of(&device.block.disk),
                 device,
                 requests: AtomicU64::new(0),
@@ -84,10 +81,6 @@ impl Swaps {
 }
 
 impl SwapSource {
-    pub(crate) fn index(&self) -> u16 {
-        self.index
-    }
-
     pub(crate) fn name(&self) -> std::path::Display<'_> {
         self.device.block.path.display()
     }
@@ -100,8 +93,8 @@ impl SwapSource {
         self.device.block.len
     }
 
-    pub(crate) fn describe(&self) -> &str {
-        &self.text
+    pub(crate) fn text(&self) -> String {
+        self.device.text()
     }
 
     pub(crate) fn range(&self) -> PageRange {

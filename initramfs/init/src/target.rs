@@ -138,11 +138,7 @@ impl Host for Disks {
 /// Opens the targets in the order of the profile and begins on the first that has room
 /// for the whole dump, as far as that can be told before it is taken; if none has, on
 /// the one with the most. All failures are told, none is final until the last.
-pub(crate) fn choose(
-    config: &BootConfig,
-    found: &[(usize, Block)],
-    pages: u64,
-) -> Result<Target, Failure> {
+pub(crate) fn choose(config: &BootConfig, found: &[Block], pages: u64) -> Result<Target, Failure> {
     if found.is_empty() {
         let names: Vec<String> = config.targets.iter().map(ToString::to_string).collect();
         return Err(format!(
@@ -154,7 +150,7 @@ pub(crate) fn choose(
     }
     let mut last: Failure = "no target".into();
     let (mut list, mut candidates, mut plans) = (Vec::new(), Vec::new(), Vec::new());
-    for (_, block) in found {
+    for block in found {
         if list.iter().any(|(b, _): &(Block, Limits)| b.path == block.path) {
             continue;
         }
