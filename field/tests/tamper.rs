@@ -42,7 +42,7 @@ fn bench() -> Bench {
         let bytes = wrap(&key, &[&new.recipient]).unwrap();
         let fingerprints = vec![fingerprint(&new.recipient)];
         let order = Order {
-            ranges: vec![PageRange::new(0x100, 0x180), PageRange::new(0x10_0000, 0x10_0030)],
+            ranges: vec![PageRange::new(0x100, 0x300), PageRange::new(0x10_0000, 0x10_0060)],
             keys: vec![Wrapped { kind: KeyKind::Data, fingerprints, bytes }],
             key: Some(key),
             layered: true,

@@ -1,5 +1,5 @@
 //! The engine's traits, joined to those who do the work: codecs, cipher, prints, sink,
-//! and the readers of old memory.
+//! and the readers of old memory and swap.
 //!
 //! The engine knows none of them, and they do not know each other. PID 1, the host's
 //! `lifeboat capture` and the tests use these very joints, so what is tested and
@@ -17,7 +17,7 @@ use lifeboat_format::{ByteOff, Cipher, CommitRecord};
 use lifeboat_sink::{BlockDev, Chain, ExtentWriter, Host, Output};
 use lifeboat_sys::Codecs;
 
-pub use old::{Memory, Places};
+pub use old::{Memory, Places, Swap};
 
 /// A worker for chunks of up to `chunk_pages` data pages, packed by any method of
 /// `ladder`. `None` when zstd refuses its working memory.

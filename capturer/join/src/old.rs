@@ -1,11 +1,22 @@
-//! The dead machine's memory as the engine reads it: its pages, and where each goes.
+//! The dead machine's memory and swap as the engine reads them: their pages, and where each
+//! of memory goes.
 
 use std::io;
 
 use lifeboat_engine::{PageRead, Place, PlaceRead, ReadFault};
-use lifeboat_format::Pfn;
-use lifeboat_sources::MemoryReader;
+use lifeboat_format::{PageRange, Pfn};
+use lifeboat_sources::swapread::SwapReader;
 use lifeboat_sources::worth::{self, Verdict};
+use lifeboat_sources::{MemoryReader, ReadError};
+
+/// Which page of a read from `first` on a page is.
+fn nth(first: Pfn, pfn: Pfn) -> usize {
+    usize::try_from(pfn.0.saturating_sub(first.0)).unwrap_or(usize::MAX)
+}
+
+fn fault(error: ReadError) -> ReadFault {
+    ReadFault(io::Error::from_raw_os_error(error.errno()))
+}
 
 /// Pages of old memory. Reading them, and failing to, allocates nothing.
 pub struct Memory(pub MemoryReader);
@@ -17,11 +28,27 @@ impl PageRead for Memory {
         buf: &mut [u8],
         bad: &mut dyn FnMut(usize),
     ) -> Result<(), ReadFault> {
-        let mut tell = |pfn: Pfn| {
-            bad(usize::try_from(pfn.0.saturating_sub(first.0)).unwrap_or(usize::MAX));
-        };
-        let read = self.0.read_pages(first, buf, &mut tell);
-        read.map(|_| ()).map_err(|e| ReadFault(io::Error::from_raw_os_error(e.errno())))
+        let read = self.0.read_pages(first, buf, &mut |pfn| bad(nth(first, pfn)));
+        read.map(drop).map_err(fault)
+    }
+}
+
+/// Pages of the selected swap device. Reading them, and failing to, allocates nothing.
+pub struct Swap(pub SwapReader);
+
+impl PageRead for Swap {
+    fn read(
+        &mut self,
+        first: Pfn,
+        buf: &mut [u8],
+        bad: &mut dyn FnMut(usize),
+    ) -> Result<(), ReadFault> {
+        let read = self.0.read_pages(first, buf, &mut |pfn| bad(nth(first, pfn)));
+        read.map(drop).map_err(fault)
+    }
+
+    fn ahead(&mut self, span: PageRange) {
+        self.0.ahead(span);
     }
 }
 

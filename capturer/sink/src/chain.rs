@@ -130,7 +130,9 @@ impl<D: BlockDev, H: Host> Chain<D, H> {
         let writer = ExtentWriter::new(out, part.start, part.limit);
         let mut parts = Vec::with_capacity(MAX_PARTS);
         parts.push(part);
-        Ok(Self { targets, parts, pending: None, writer, moved: false })
+        let mut chain = Self { targets, parts, pending: None, writer, moved: false };
+        chain.be_patient_with_the_last();
+        Ok(chain)
     }
 
     fn current(&self) -> Option<&Part> {
@@ -189,6 +191,7 @@ impl<D: BlockDev, H: Host> Chain<D, H> {
             let from = self.current().map_or(0, |p| p.target);
             let base = self.base() + self.current().map_or(0, |p| p.limit);
             self.pending = self.targets.set_aside(from, base, need - self.remaining());
+            self.be_patient_with_the_last();
         }
         self.remaining() >= need
     }
@@ -292,6 +295,7 @@ impl<D: BlockDev, H: Host> Chain<D, H> {
             None => self.writer.restart(next.start, next.limit),
             Some(lane) => {
                 self.moved = true;
+                self.be_patient_with_the_last();
                 if let Err(why) = self.writer.switch(lane, next.start, next.limit) {
                     return self.fail_over(why);
                 }
@@ -318,10 +322,21 @@ impl<D: BlockDev, H: Host> Chain<D, H> {
             }
             self.parts.push(next);
             self.moved = true;
+            self.be_patient_with_the_last();
             match self.writer.switch(lane, next.start, next.limit) {
                 Ok(()) => return Ok(()),
                 Err(again) => why = again,
             }
+        }
+    }
+
+    /// A device that is silent is left for another. Where none is left it may come back, and
+    /// giving up would only cost the dump: its driver and the caller's deadline end the wait.
+    fn be_patient_with_the_last(&mut self) {
+        let current = self.current().map(|p| p.target);
+        let mut others = self.targets.list.iter().enumerate().filter(|(n, _)| Some(*n) != current);
+        if others.all(|(_, candidate)| candidate.spent) {
+            self.writer.lift_limit();
         }
     }
 

@@ -24,6 +24,9 @@ pub trait Output {
     /// # Errors
     /// The device's.
     fn submit(&mut self, index: usize, len: usize, offset: u64) -> io::Result<()>;
+    /// From now on waits for the device as long as its driver does: no other is left to go
+    /// on with. Nothing to do where waits have no limit.
+    fn lift_limit(&mut self) {}
     /// Waits for all writes and makes them durable.
     ///
     /// # Errors
@@ -65,6 +68,9 @@ impl Output for WriteQueue {
     }
     fn submit(&mut self, index: usize, len: usize, offset: u64) -> io::Result<()> {
         self.submit(index, len, offset)
+    }
+    fn lift_limit(&mut self) {
+        self.set_stall_limit(None);
     }
     fn flush(&mut self) -> io::Result<()> {
         self.flush()
@@ -163,7 +169,8 @@ impl<O: Output> ExtentWriter<O> {
 
     /// Bytes for the buffer being filled, of which `filled` are: up to the next multiple of
     /// a buffer on the device. The first write of an extent is a short one, and no other
-    /// crosses the edge of a stripe, where it would be split.
+    /// crosses the edge of a stripe, where it would be split: as long as stripes are a power
+    /// of two long, no shorter than a buffer, and the volume begins at the edge of one.
     fn room(&self, filled: usize) -> usize {
         let len = self.out.buf_len();
         let start = self.base + self.pos - filled as u64;
@@ -176,6 +183,8 @@ impl<O: Output> ExtentWriter<O> {
     /// # Errors
     /// The new device's; then that one may be left in the same way.
     pub fn switch(&mut self, lane: O::Lane, base: u64, limit: u64) -> io::Result<()> {
+        // What fails has given its buffer away, and so has a flush before an extent is left.
+        debug_assert!(self.current.is_none(), "a buffer being filled would not be moved");
         let kept = self.kept();
         let (from, to) = (self.base + kept, self.base + self.written());
         (self.base, self.limit, self.pos) = (base, limit, self.pos - kept);
@@ -188,9 +197,9 @@ impl<O: Output> ExtentWriter<O> {
         })
     }
 
-    /// The device's queue, to prepare ways to others.
-    pub fn output(&self) -> &O {
-        &self.out
+    /// Waits for the device without a limit, see [`Output::lift_limit`].
+    pub fn lift_limit(&mut self) {
+        self.out.lift_limit();
     }
 
     /// Bytes that are left.
@@ -248,10 +257,7 @@ impl<O: Output> ExtentWriter<O> {
     }
 
     fn submit_current(&mut self) -> io::Result<()> {
-        // Behind a checkpoint a buffer may be at hand and empty.
-        if let Some((index, filled)) = self.current.take()
-            && filled > 0
-        {
+        if let Some((index, filled)) = self.current.take() {
             self.out.submit(index, filled, self.base + self.pos - filled as u64)?;
         }
         Ok(())
@@ -266,7 +272,7 @@ impl<O: Output> ExtentWriter<O> {
         if self.tail > 0 {
             self.fill()?;
         }
-        let Some((index, filled)) = self.current.take().filter(|(_, filled)| *filled > 0) else {
+        let Some((index, filled)) = self.current.take() else {
             return self.out.flush();
         };
         let tail = filled % BLOCK;

@@ -75,7 +75,7 @@ fn devices() -> Result<(), Box<dyn Error>> {
             b.name, b.start, b.len, b.partlabel, b.partuuid, b.parttype, b.table_error
         );
     }
-    let plan = swap::plan(&blocks, &lifeboat_format::bootcfg::SwapPlan::Auto, None);
+    let plan = swap::plan(&blocks, &lifeboat_format::bootcfg::SwapPlan::Auto, &[], None);
     for d in &plan.devices {
         println!("swap {} {:?}", d.block.name, d.header);
     }

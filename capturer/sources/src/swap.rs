@@ -203,6 +203,19 @@ pub enum SwapProblem {
     },
 }
 
+impl SwapProblem {
+    /// Name of the device, where one was found.
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Find(_) => None,
+            Self::Io { name, .. }
+            | Self::NotSwap { name, .. }
+            | Self::Target { name }
+            | Self::TooMany { name } => Some(name),
+        }
+    }
+}
+
 /// What to capture, and what not and why.
 #[derive(Debug, Default)]
 pub struct Plan {
@@ -213,9 +226,10 @@ pub struct Plan {
 }
 
 /// Which swap devices to capture: those of the list, or every partition and every
-/// disk without partitions that has a swap header. Never `target`, by name.
+/// disk without partitions that has a swap header. With the latter, those of `on`, which
+/// were in use when the host was armed, must be among them. Never `target`, by name.
 #[must_use]
-pub fn plan(blocks: &[Block], want: &SwapPlan, target: Option<&str>) -> Plan {
+pub fn plan(blocks: &[Block], want: &SwapPlan, on: &[Selector], target: Option<&str>) -> Plan {
     let mut out = Plan::default();
     match want {
         SwapPlan::None => {}
@@ -225,6 +239,9 @@ pub fn plan(blocks: &[Block], want: &SwapPlan, target: Option<&str>) -> Plan {
                 if !block.has_partitions && Some(&*block.name) != target {
                     out.add(block, false);
                 }
+            }
+            for selector in on {
+                out.add_selected(blocks, selector, target);
             }
         }
         SwapPlan::List(list) => {
@@ -247,9 +264,12 @@ impl Plan {
         }
     }
 
-    /// Adds a device that has a header; `named` when its absence is a problem.
+    /// Adds a device that has a header; `named` when its absence is a problem. One that is
+    /// captured, or told of, already is not looked at again.
     fn add(&mut self, block: &Block, named: bool) {
-        if self.devices.iter().any(|d| d.block.name == block.name) {
+        let told = |p: &SwapProblem| p.name() == Some(&*block.name);
+        if self.devices.iter().any(|d| d.block.name == block.name) || self.problems.iter().any(told)
+        {
             return;
         }
         let name = block.name.clone();

@@ -79,29 +79,71 @@ fn the_plan_takes_swap_and_never_the_target() {
     machine.disk("sdc", "", &hibernated, &[]);
     let blocks = machine.blocks();
 
-    let auto = plan(&blocks, &SwapPlan::Auto, Some("sdap3"));
+    let auto = plan(&blocks, &SwapPlan::Auto, &[], Some("sdap3"));
     assert_eq!(names(&auto), ["sdap1", "sdb"]);
     assert_eq!(auto.problems.len(), 1);
     assert!(auto.problems[0].to_string().contains("sdc"), "{}", auto.problems[0]);
-    assert!(plan(&blocks, &SwapPlan::None, None).devices.is_empty());
+    assert!(plan(&blocks, &SwapPlan::None, &[], None).devices.is_empty());
 
     let by_name = list(&["partlabel=swap", "partlabel=swap", "partlabel=gone"]);
-    let by_name = plan(&blocks, &by_name, None);
+    let by_name = plan(&blocks, &by_name, &[], None);
     assert_eq!((names(&by_name), by_name.problems.len()), (vec!["sdap1"], 1));
     // Three devices have this label.
-    let by_label = plan(&blocks, &list(&["label=my swap"]), None);
+    let by_label = plan(&blocks, &list(&["label=my swap"]), &[], None);
     assert!(matches!(by_label.problems[..], [SwapProblem::Find(FindError::Ambiguous { .. })]));
     let path = format!("path={}", blocks[2].path.display());
     // The fake /dev is not below /dev, so the selector is made by hand.
     let target = Selector::Path(path["path=".len()..].try_into().unwrap());
     let target = SwapPlan::List([target].into_iter().collect());
     assert!(matches!(
-        plan(&blocks, &target, Some("sdap3")).problems[..],
+        plan(&blocks, &target, &[], Some("sdap3")).problems[..],
         [SwapProblem::Target { .. }]
     ));
     let text = auto.devices[0].text();
     assert!(text.contains("\npartlabel swap\nuuid 01234567-89ab"), "{text}");
     assert!(text.ends_with("label my swap\n"), "{text}");
+}
+
+/// A device that was in use when the host was armed is captured, or told of once.
+#[test]
+fn the_plan_misses_no_swap_that_was_on() {
+    let machine = Machine::new();
+    let mut image = gpt_image();
+    image[10 << 20..11 << 20].copy_from_slice(&mkswap(1 << 20, &[]));
+    machine.disk("sda", "", &image, PARTS);
+    let mut hibernated = mkswap(1 << 20, &[]);
+    hibernated[4086..4096].copy_from_slice(b"S1SUSPEND\0");
+    machine.disk("sdb", "", &hibernated, &[]);
+    let blocks = machine.blocks();
+    let parsed = |text: &str| Selector::parse(text).unwrap();
+    let with = |on: &[Selector], target| plan(&blocks, &SwapPlan::Auto, on, target);
+    let told = |plan: &Plan| plan.problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+
+    // The first partition is there and has no header any more.
+    let emptied = parsed("partuuid=11111111-2222-3333-4444-555555555555");
+    let kept = parsed("partuuid=AAAAAAAA-BBBB-CCCC-DDDD-EEEEEEEEEEEE");
+    let now = with(&[emptied.clone(), kept.clone()], None);
+    assert_eq!(names(&now), ["sdap3"]);
+    let sdb = "swap: sdb is not captured: it holds a hibernated system (S1SUSPEND)";
+    assert_eq!(told(&now), [sdb, "swap: sdap1 is not captured: it has no swap header"]);
+    // Nobody used it: nothing is missing.
+    assert_eq!(told(&with(std::slice::from_ref(&kept), None)), [sdb]);
+    // What the sweep told is not told again; what is gone, or the target by now, is.
+    let path = machine.dir.path().join("dev/sdb");
+    let sdb_too = Selector::Path(path.to_str().unwrap().try_into().unwrap());
+    let gone = parsed("partlabel=gone");
+    let now = with(&[sdb_too, gone, kept], Some("sdap3"));
+    assert!(now.devices.is_empty());
+    assert!(
+        matches!(
+            now.problems[..],
+            [SwapProblem::NotSwap { .. }, SwapProblem::Find(_), SwapProblem::Target { .. }]
+        ),
+        "{:?}",
+        now.problems
+    );
+    // A list says itself what must be there.
+    assert!(plan(&blocks, &SwapPlan::None, &[emptied], None).problems.is_empty());
 }
 
 proptest! {

@@ -53,7 +53,10 @@ enum State {
 pub struct Lane {
     ring: Option<IoUring>,
     file: File,
+    /// How the ring was made.
     mode: QueueMode,
+    /// The kernel refused a request of the ring for this file: writes are plain ones.
+    refused: bool,
     /// Of the queue whose buffers the ring knows.
     queue: u64,
 }
@@ -108,10 +111,10 @@ impl WriteQueue {
     }
 
     /// Gives up waiting for a write after `limit`, with `TimedOut`; for where there is
-    /// another device to go on with. Without it a wait ends when the device's driver
-    /// ends it, or with the caller's own deadline. No effect on plain `pwrite`.
-    pub fn set_stall_limit(&mut self, limit: Duration) {
-        self.stall = Some(limit);
+    /// another device to go on with. With `None`, as at first, a wait ends when the device's
+    /// driver ends it, or with the caller's own deadline. No effect on plain `pwrite`.
+    pub fn set_stall_limit(&mut self, limit: Option<Duration>) {
+        self.stall = limit;
     }
 
     /// Leaves every write to a thread of the kernel (`IOSQE_ASYNC`,
@@ -131,10 +134,11 @@ impl WriteQueue {
         (self.busy.iter().flatten().count(), self.bufs.len())
     }
 
-    /// What the queue uses.
+    /// What the queue uses: plain `pwrite` also for a file that turned out not to be one
+    /// that can be polled.
     #[must_use]
     pub fn mode(&self) -> QueueMode {
-        self.lane.mode
+        if self.lane.refused { QueueMode::Pwrite } else { self.lane.mode }
     }
 
     /// Write requests issued so far.
@@ -328,6 +332,8 @@ impl WriteQueue {
             let index = usize::try_from(done.user_data()).unwrap_or(usize::MAX);
             let Some(Some(write)) = self.busy.get_mut(index) else { continue };
             let Write { len, offset, .. } = *write;
+            // A device that cannot be polled after all.
+            self.lane.refused |= done.result() == -libc::EOPNOTSUPP;
             // A short write, or one that was given back: finish it the plain way, it is rare.
             let missing = match u32::try_from(done.result()) {
                 Ok(n) if n == len => None,
@@ -395,7 +401,7 @@ impl Lane {
             _ => unsafe { make_ring(bufs, &[file.as_raw_fd()], want == QueueMode::Polled).ok() },
         };
         let mode = if ring.is_some() { want } else { QueueMode::Pwrite };
-        Self { ring, file, mode, queue }
+        Self { ring, file, mode, refused: false, queue }
     }
 }
 
@@ -437,7 +443,7 @@ fn broken() -> io::Error {
 /// Whether a request was not tried: the kernel cancels what waits in the io-wq of a thread
 /// when that thread ends (`io_uring_cancel_generic()`, io_uring/io_uring.c), and refuses
 /// to poll a file that cannot be polled.
-pub(crate) fn was_given_back(errno: i32) -> bool {
+fn was_given_back(errno: i32) -> bool {
     matches!(errno, libc::ECANCELED | libc::EAGAIN | libc::EINTR | libc::EOPNOTSUPP)
 }
 

@@ -10,7 +10,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 /// The system's allocator, with a seal.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,9 +24,6 @@ static SEALED: AtomicBool = AtomicBool::new(false);
 /// The thread that broke the seal first, 0 for none.
 static BREAKER: AtomicI32 = AtomicI32::new(0);
 static BREACH: OnceLock<Breach> = OnceLock::new();
-/// Bytes that are allocated, and the most that ever were.
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 /// Says what ends the program on a breach, instead of `abort(3)`. Only the first call counts.
 pub fn on_breach(breach: Breach) {
@@ -42,12 +39,6 @@ pub fn seal() {
 #[must_use]
 pub fn is_sealed() -> bool {
     SEALED.load(Ordering::Relaxed)
-}
-
-/// Bytes that Rust code holds now, and the most that it ever held.
-#[must_use]
-pub fn held() -> (usize, usize) {
-    (LIVE.load(Ordering::Relaxed), PEAK.load(Ordering::Relaxed))
 }
 
 /// The end, with what is sure to work: no lock, no buffer, no format.
@@ -83,37 +74,27 @@ fn check(bytes: usize) {
     }
 }
 
-fn took(bytes: usize) {
-    let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    PEAK.fetch_max(live, Ordering::Relaxed);
-}
-
 // SAFETY: every call goes to the system's allocator with the very arguments, or nowhere.
 unsafe impl GlobalAlloc for Sealing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         check(layout.size());
-        took(layout.size());
         // SAFETY: the caller's promise is the one that System asks for.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         check(layout.size());
-        took(layout.size());
         // SAFETY: as in alloc.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         check(new_size);
-        took(new_size);
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: as in alloc.
         unsafe { System.realloc(ptr, layout, new_size) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: as in alloc.
         unsafe { System.dealloc(ptr, layout) }
     }

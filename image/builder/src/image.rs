@@ -95,7 +95,6 @@ pub(crate) fn build(
         inputs,
         outputs: &outputs,
         unpacked,
-        packed: initramfs.len() as u64,
         needs: &needs,
     };
     put("manifest.json", &pretty(&manifest::json(&facts))?, 0o644)?;

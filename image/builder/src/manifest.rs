@@ -26,8 +26,6 @@ pub(crate) struct Facts<'a> {
     pub(crate) outputs: &'a BTreeMap<String, Digest>,
     /// The uncompressed initramfs, in bytes: it lies in the reservation too.
     pub(crate) unpacked: u64,
-    /// The same, compressed.
-    pub(crate) packed: u64,
     /// What the image needs of its reservation.
     pub(crate) needs: &'a Needs,
 }
@@ -45,6 +43,7 @@ pub(crate) fn json(facts: &Facts<'_>) -> Value {
     let mut toolchain: BTreeMap<&str, &str> = BTreeMap::from([("rustc", facts.rustc)]);
     toolchain.extend(kernel.tools.iter().map(|(tool, version)| (*tool, version.as_str())));
     let profile = facts.profile;
+    let size = |name: &str| facts.outputs.get(name).map(|d| d.size);
     json!({
         "schema": SCHEMA,
         "version": facts.version,
@@ -55,9 +54,9 @@ pub(crate) fn json(facts: &Facts<'_>) -> Value {
             "crashkernel": profile.crashkernel(),
             "crashkernel_mib": profile.crashkernel_mib,
             "image_budget_mib": profile.image_budget_mib,
-            "initramfs_packed_bytes": facts.packed,
+            "initramfs_packed_bytes": size("initramfs.cpio.zst"),
             "initramfs_unpacked_bytes": facts.unpacked,
-            "vmlinuz_bytes": facts.outputs.get("vmlinuz").map(|d| d.size),
+            "vmlinuz_bytes": size("vmlinuz"),
             "needs": facts.needs.json(),
         },
         "encrypt": profile.encrypt,

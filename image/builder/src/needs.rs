@@ -1,8 +1,9 @@
 //! What an image needs of its reservation: the sum that the manifest states, and that the
 //! build holds against `reservation.crashkernel_mib`.
 //!
-//! What PID 1 takes is asked of the code that takes it, for this profile's workers, chunks,
-//! codec and table. What the kernel takes cannot be asked without booting it: it was
+//! What a worker takes is asked of the code that makes one, for this profile's chunks and
+//! codec; table and buffers are the profile's; stacks and the rest of PID 1 are the figures
+//! below. What the kernel takes cannot be asked without booting it: it was
 //! measured in QEMU, and `tests/qemu/tests/reservation.rs` fails when it no longer holds.
 
 use lifeboat_profile::Profile;

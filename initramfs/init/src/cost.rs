@@ -74,8 +74,7 @@ pub(crate) struct Interrupts {
     file: Option<File>,
     /// Their numbers.
     lines: Fixed<u32, 256>,
-    /// How many there were before the stretch that is looked at, and in all such stretches.
-    before: AtomicU64,
+    /// How many there were in all stretches that were looked at.
     sum: AtomicU64,
 }
 
@@ -95,17 +94,14 @@ impl Interrupts {
             }
         }
         let file = File::open("/proc/interrupts").ok();
-        Self { file, lines, before: AtomicU64::new(0), sum: AtomicU64::new(0) }
+        Self { file, lines, sum: AtomicU64::new(0) }
     }
 
-    /// Begins to count.
-    pub(crate) fn begin(&self) {
-        self.before.store(self.count().unwrap_or(0), Ordering::Relaxed);
-    }
-
-    /// Adds what there was since then.
-    pub(crate) fn end(&self) {
-        let since = self.count().unwrap_or(0).saturating_sub(self.before.load(Ordering::Relaxed));
+    /// Counts those that come while `work` is done.
+    pub(crate) fn during(&self, work: impl FnOnce()) {
+        let before = self.count().unwrap_or(0);
+        work();
+        let since = self.count().unwrap_or(0).saturating_sub(before);
         self.sum.fetch_add(since, Ordering::Relaxed);
     }
 
@@ -190,12 +186,9 @@ NMI:          5          5   Non-maskable interrupts\n";
         let all = Interrupts {
             file: file.ok(),
             lines: lines.iter().copied().collect(),
-            before: AtomicU64::new(0),
             sum: AtomicU64::new(0),
         };
-        all.begin();
-        all.end();
-        all.end();
+        all.during(|| {});
         assert_eq!(all.total(), all.count().map(|_| 0));
         all.count()
     }

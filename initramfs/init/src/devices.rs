@@ -30,8 +30,8 @@ const SETTLED: Duration = Duration::from_millis(500);
 /// What appeared.
 pub(crate) struct Devices {
     pub(crate) all: Vec<Block>,
-    /// Targets, as (place in the profile's list, device), in order of that list.
-    pub(crate) targets: Vec<(usize, Block)>,
+    /// Targets, in order of the profile's list.
+    pub(crate) targets: Vec<Block>,
 }
 
 /// Why the wait is not over.
@@ -124,17 +124,18 @@ fn missing(config: &BootConfig, all: &[Block], targets: usize) -> Option<Reason>
     (targets < config.targets.len()).then_some(Reason::FurtherTargets)
 }
 
-fn matching(config: &BootConfig, all: &[Block]) -> Vec<(usize, Block)> {
-    let find = |(at, selector)| Some((at, blockdev::find(all, selector).ok()?.clone()));
-    config.targets.iter().enumerate().filter_map(find).collect()
+fn matching(config: &BootConfig, all: &[Block]) -> Vec<Block> {
+    let find = |selector| blockdev::find(all, selector).ok().cloned();
+    config.targets.iter().filter_map(find).collect()
 }
 
 /// Says which targets are not there, or not one alone.
 pub(crate) fn tell_missing(config: &BootConfig, devices: &Devices) {
-    for (at, selector) in config.targets.iter().enumerate() {
-        if devices.targets.iter().all(|(found, _)| *found != at)
-            && let Err(why) = blockdev::find(&devices.all, selector)
-        {
+    if devices.targets.len() == config.targets.len() {
+        return;
+    }
+    for selector in &config.targets {
+        if let Err(why) = blockdev::find(&devices.all, selector) {
             say!("devices: target {why}");
         }
     }

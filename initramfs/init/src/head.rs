@@ -51,10 +51,8 @@ impl Head {
             None => String::new(),
         };
         let release = info.as_ref().and_then(VmcoreInfo::osrelease).unwrap_or_default();
-        let mut dump_id: Id = [0; 16];
-        let random = random_bytes()?;
-        let mut entropy = Zeroizing::new([0u8; 32]);
-        split(&random, &mut dump_id, &mut entropy);
+        let dump_id: Id = *random_bytes()?;
+        let entropy = random_bytes::<32>()?;
         let key = config.encrypt.then(|| data_key(config, &entropy, &dump_id));
         let header = DumpHeader {
             version: FORMAT_VERSION,
@@ -101,9 +99,11 @@ fn render_log(info: &VmcoreInfo<'_>, memory: &AnyMemory) -> Result<String, Failu
     Ok(log)
 }
 
-/// Bytes of the kernel's generator, once it says that it is seeded. The 32 for the
-/// key are mixed with the seed from arming, so a generator that stays unseeded is
-/// told of and survived only if there is such a seed (see `data_key`).
+/// Bytes of the kernel's generator, once it says that it is seeded. Those for the key are
+/// mixed with the seed from arming, too (see `data_key`).
+///
+/// # Errors
+/// A generator that stays unseeded for [`RANDOM_WAIT`], or does not work.
 pub(crate) fn random_bytes<const N: usize>() -> Result<Zeroizing<[u8; N]>, Failure> {
     let mut out = Zeroizing::new([0u8; N]);
     let start = Instant::now();
@@ -124,16 +124,6 @@ pub(crate) fn random_bytes<const N: usize>() -> Result<Zeroizing<[u8; N]>, Failu
                 .into());
             }
         }
-    }
-}
-
-fn split(random: &[u8; 48], id: &mut Id, entropy: &mut [u8; 32]) {
-    let (a, b) = random.split_at(16);
-    for (to, from) in id.iter_mut().zip(a) {
-        *to = *from;
-    }
-    for (to, from) in entropy.iter_mut().zip(b) {
-        *to = *from;
     }
 }
 
@@ -163,12 +153,12 @@ fn tables(
     if config.memory {
         meta.ranges(ranges)?;
     }
-    for source in &swaps.list {
+    for (index, source) in (0u16..).zip(&swaps.list) {
         meta.swap_device(&SwapDevice {
-            index: source.index(),
+            index,
             page_size: u32::try_from(PAGE).unwrap_or(4096),
             bytes: source.bytes(),
-            text: source.describe(),
+            text: &source.text(),
         })?;
     }
     if !config.hostname.is_empty() {

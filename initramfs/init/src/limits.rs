@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use lifeboat_format::PAGE;
 use lifeboat_sys::QueueMode;
 
 /// What a request may be, from `/sys/class/block/DISK/queue`.
@@ -32,7 +33,6 @@ pub(crate) struct Shape {
 /// Most bytes of a write. Half a MiB keeps every disk at its full rate, and more of them
 /// in flight do a disk more good than larger ones.
 const MOST: usize = 512 << 10;
-const PAGE: usize = 4096;
 /// The block layer caps the queues of a kdump kernel here (`blk_mq_alloc_tag_set()`,
 /// block/blk-mq.c).
 const KDUMP_REQUESTS: usize = 64;

@@ -7,7 +7,7 @@ use lifeboat_engine::{Cursor, Frames, Input, Job, Monitor, PlaceRead, Tuner, Twi
 use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::commit::{Outcome, PageCounts};
 use lifeboat_format::{ChunkKind, Layer, PageRange};
-use lifeboat_join::Memory;
+use lifeboat_join::{Memory, Places};
 use lifeboat_sources::{AnyMemory, OldMemory};
 use lifeboat_sys::seal;
 
@@ -166,16 +166,16 @@ impl Pages<'_> {
     /// Has all workers do a task.
     fn run(&self, pool: &Pool, number: usize, task: &Task<'_>) -> Result<Outcome, End> {
         let (mut outcome, mut fatal) = (Outcome::Complete, None);
-        self.interrupts.begin();
-        pool.run(number, |error| {
-            if !error.can_commit() {
-                fatal.get_or_insert(error);
-                return;
-            }
-            say!("{}: {error}", task.job.name);
-            outcome = error.outcome();
+        self.interrupts.during(|| {
+            pool.run(number, |error| {
+                if !error.can_commit() {
+                    fatal.get_or_insert(error);
+                    return;
+                }
+                say!("{}: {error}", task.job.name);
+                outcome = error.outcome();
+            });
         });
-        self.interrupts.end();
         fatal.map_or(Ok(outcome), |error| Err(error.into()))
     }
 }
@@ -217,7 +217,7 @@ fn join(outcome: &mut Outcome, this: Outcome) {
 /// One worker's readers.
 pub(crate) struct Readers<'m> {
     memory: Memory,
-    places: Option<Box<dyn PlaceRead + Send + 'm>>,
+    places: Option<Places<'m>>,
     swap: swap::Reader<'m>,
 }
 
@@ -239,7 +239,7 @@ impl Sources for Readers<'_> {
     fn input(&mut self, source: usize) -> Input<'_> {
         match source.checked_sub(MEMORY + 1) {
             None => {
-                let places = self.places.as_mut().map(|p| &mut **p as &mut dyn PlaceRead);
+                let places = self.places.as_mut().map(|p| p as &mut dyn PlaceRead);
                 Input { pages: &mut self.memory, places }
             }
             Some(device) => {

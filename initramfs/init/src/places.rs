@@ -67,8 +67,8 @@ impl Records {
     }
 
     /// A worker's reader of them.
-    pub(crate) fn places(&self, memory: MemoryReader) -> Box<dyn PlaceRead + Send + '_> {
-        Box::new(Places(worth::Places::new(&self.worth, self.filter.asked(), memory)))
+    pub(crate) fn places(&self, memory: MemoryReader) -> Places<'_> {
+        Places(worth::Places::new(&self.worth, self.filter.asked(), memory))
     }
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn estimate(
         Some(records) => Some(records.places(memory.reader().ok()?)),
         None => None,
     };
-    let places = places.as_mut().map(|p| &mut **p as &mut dyn PlaceRead);
+    let places = places.as_mut().map(|p| p as &mut dyn PlaceRead);
     Some(lifeboat_engine::estimate(memory.ranges(), &mut Input { pages: &mut pages, places }))
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use lifeboat_engine::{PageRead, ReadFault};
 use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::{PageRange, Pfn};
-use lifeboat_sources::blockdev;
+use lifeboat_join::Swap;
 use lifeboat_sources::swap::{self, SwapDevice};
 use lifeboat_sources::swapread::{ReadAhead, SwapReader};
 use lifeboat_sys::QueueMode;
@@ -19,10 +19,8 @@ const MOST: usize = 128 << 10;
 
 /// A swap device that is captured.
 pub(crate) struct SwapSource {
-    index: u16,
     device: SwapDevice,
     limits: Limits,
-    text: String,
     /// Read requests of all workers, and how they were made.
     requests: AtomicU64,
     mode: AtomicU8,
@@ -37,23 +35,17 @@ pub(crate) struct Swaps {
 impl Swaps {
     /// Finds the devices that the configuration asks for. What cannot be had is told.
     pub(crate) fn open(config: &BootConfig, devices: &Devices) -> Self {
-        let target = devices.targets.first().map(|(_, block)| block.name.as_str());
-        let plan = swap::plan(&devices.all, &config.swap, target);
+        let target = devices.targets.first().map(|block| block.name.as_str());
+        let on = config.swap_on.as_deref().unwrap_or_default();
+        let plan = swap::plan(&devices.all, &config.swap, on, target);
         for problem in &plan.problems {
             say!("sources: {problem}");
         }
-        let mut missing = !plan.problems.is_empty();
-        for selector in config.swap_on.iter().flatten() {
-            if let Err(why) = blockdev::find(&devices.all, selector) {
-                say!("sources: swap that was on when the host was armed: {why}");
-                missing = true;
-            }
-        }
-        let list = (0u16..)
-            .zip(plan.devices)
-            .map(|(index, device)| SwapSource {
-                index,
-                text: device.text(),
+        let missing = !plan.problems.is_empty();
+        let list = plan
+            .devices
+            .into_iter()
+            .map(|device| SwapSource {
                 limits: Limits::of(&device.block.disk),
                 device,
                 requests: AtomicU64::new(0),
@@ -83,16 +75,12 @@ impl Swaps {
     /// One worker's reader of all devices.
     pub(crate) fn reader(&self, ahead: ReadAhead) -> Reader<'_> {
         let devices = self.list.iter().map(|s| (&s.device, s.limits.mode()));
-        let inner = SwapReader::open(devices, ahead);
+        let inner = Swap(SwapReader::open(devices, ahead));
         Reader { inner, swaps: self, at: 0, told: 0 }
     }
 }
 
 impl SwapSource {
-    pub(crate) fn index(&self) -> u16 {
-        self.index
-    }
-
     pub(crate) fn name(&self) -> std::path::Display<'_> {
         self.device.block.path.display()
     }
@@ -105,8 +93,8 @@ impl SwapSource {
         self.device.block.len
     }
 
-    pub(crate) fn describe(&self) -> &str {
-        &self.text
+    pub(crate) fn text(&self) -> String {
+        self.device.text()
     }
 
     pub(crate) fn range(&self) -> PageRange {
@@ -130,7 +118,7 @@ const POLLED: u8 = 2;
 
 /// One worker's reader.
 pub(crate) struct Reader<'s> {
-    inner: SwapReader,
+    inner: Swap,
     swaps: &'s Swaps,
     at: usize,
     /// Requests that were counted already.
@@ -141,15 +129,15 @@ impl Reader<'_> {
     /// Reads the device at place `index` of the list from here on.
     pub(crate) fn select(&mut self, index: usize) {
         self.at = index;
-        self.inner.select(index);
+        self.inner.0.select(index);
     }
 
     fn count(&mut self) {
         let Some(source) = self.swaps.list.get(self.at) else { return };
-        let requests = self.inner.requests();
+        let requests = self.inner.0.requests();
         source.requests.fetch_add(requests - self.told, Ordering::Relaxed);
         self.told = requests;
-        let mode = match self.inner.mode() {
+        let mode = match self.inner.0.mode() {
             QueueMode::Pwrite => 0,
             QueueMode::Uring => URING,
             QueueMode::Polled => POLLED,
@@ -165,12 +153,9 @@ impl PageRead for Reader<'_> {
         buf: &mut [u8],
         bad: &mut dyn FnMut(usize),
     ) -> Result<(), ReadFault> {
-        let mut tell = |pfn: Pfn| {
-            bad(usize::try_from(pfn.0.saturating_sub(first.0)).unwrap_or(usize::MAX));
-        };
-        let read = self.inner.read_pages(first, buf, &mut tell);
+        let read = self.inner.read(first, buf, bad);
         self.count();
-        read.map(drop).map_err(|e| ReadFault(std::io::Error::from_raw_os_error(e.errno())))
+        read
     }
 
     fn ahead(&mut self, span: PageRange) {

@@ -17,7 +17,8 @@ use crate::console::say;
 use crate::limits::{Limits, Shape};
 
 /// With another target to go on with, a device may be silent for this long: shorter
-/// than any watchdog's usual timeout. Its driver gives up after 30 s at best.
+/// than any watchdog's usual timeout. Its driver gives up after 30 s at best. On the last
+/// target the chain lifts it: there the driver, the watchdog or the deadline ends a wait.
 const STALL: Duration = Duration::from_secs(20);
 
 /// The volumes that may be written, and where the dump begins.
@@ -101,7 +102,7 @@ impl Host for Disks {
         let shape = self.shape();
         let mut queue = WriteQueue::new(file, limits.mode(), shape.depth, shape.len);
         if self.list.len() > 1 {
-            queue.set_stall_limit(STALL);
+            queue.set_stall_limit(Some(STALL));
         }
         Ok(queue)
     }
@@ -137,11 +138,7 @@ impl Host for Disks {
 /// Opens the targets in the order of the profile and begins on the first that has room
 /// for the whole dump, as far as that can be told before it is taken; if none has, on
 /// the one with the most. All failures are told, none is final until the last.
-pub(crate) fn choose(
-    config: &BootConfig,
-    found: &[(usize, Block)],
-    pages: u64,
-) -> Result<Target, Failure> {
+pub(crate) fn choose(config: &BootConfig, found: &[Block], pages: u64) -> Result<Target, Failure> {
     if found.is_empty() {
         let names: Vec<String> = config.targets.iter().map(ToString::to_string).collect();
         return Err(format!(
@@ -153,7 +150,7 @@ pub(crate) fn choose(
     }
     let mut last: Failure = "no target".into();
     let (mut list, mut candidates, mut plans) = (Vec::new(), Vec::new(), Vec::new());
-    for (_, block) in found {
+    for block in found {
         if list.iter().any(|(b, _): &(Block, Limits)| b.path == block.path) {
             continue;
         }

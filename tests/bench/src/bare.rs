@@ -19,8 +19,10 @@ use crate::measure::Run;
 const PAGE: usize = 4096;
 /// Data pages of a chunk at most, as the engine's default.
 const CHUNK: usize = 64 * PAGE;
-/// Pages that the engine takes at a time; a chunk without room for so many more is full.
+/// Pages that the engine takes at a time, at most; a chunk with room for fewer than
+/// [`LEAST`] more is full.
 const BATCH: usize = 32 * PAGE;
+const LEAST: usize = 8 * PAGE;
 /// Bytes of data that are loaded at once.
 const WINDOW: usize = 512 << 20;
 
@@ -44,17 +46,25 @@ struct Chunks {
 }
 
 impl Chunks {
-    /// Takes memory, a batch after the other; pages of one word are no data to the engine.
+    /// Takes memory, a batch after the other, each no larger than the open chunk's room; pages of one word are no data to the engine.
     fn take(&mut self, memory: &[u8]) {
-        for batch in memory.chunks(BATCH) {
+        let mut rest = memory;
+        while !rest.is_empty() {
+            let (batch, behind) = rest.split_at(self.space().min(rest.len()));
             for page in batch.chunks(PAGE).filter(|page| !one_word(page)) {
                 self.data.extend_from_slice(page);
             }
-            let open = self.data.len() - self.ends.last().copied().unwrap_or(0);
-            if open + BATCH > CHUNK {
+            if self.space() < LEAST {
                 self.cut();
             }
+            rest = behind;
         }
+    }
+
+    /// Bytes that are taken at once into the chunk that is open.
+    fn space(&self) -> usize {
+        let open = self.data.len() - self.ends.last().copied().unwrap_or(0);
+        CHUNK.saturating_sub(open).min(BATCH)
     }
 
     /// Ends the last chunk.

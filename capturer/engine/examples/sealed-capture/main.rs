@@ -13,7 +13,6 @@
 
 mod machine;
 
-#[allow(dead_code, reason = "PID 1 asks for more than this test")]
 #[path = "../../../../initramfs/init/src/pool.rs"]
 mod pool;
 
@@ -23,7 +22,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lifeboat_crypt::{DataKey, PagePrint, Sealer};
+use lifeboat_crypt::{DataKey, Sealer};
 use lifeboat_engine::{
     CommitFacts, Cursor, EngineError, Frames, Input, Job, Monitor, PageRead, ReadFault, Shared,
     Tuner, Twins, Worker,
@@ -32,10 +31,9 @@ use lifeboat_format::bootcfg::{Ladder, Policy};
 use lifeboat_format::commit::{MAX_PHASES, Outcome, SourceKind};
 use lifeboat_format::header::{HEADER_LEN, KEY_AREA_LEN};
 use lifeboat_format::{
-    BLOCK, ChunkKind, Cipher, DumpHeader, FORMAT_VERSION, Layer, PageRange, Pfn, SlotState,
-    text_field,
+    BLOCK, ChunkKind, Cipher, DumpHeader, FORMAT_VERSION, Layer, Pfn, SlotState, text_field,
 };
-use lifeboat_join::{CryptSeal, Disk, Prints};
+use lifeboat_join::{CryptSeal, Disk, Swap};
 use lifeboat_sink::{Candidate, Chain, Event, FileDev, Head, Host, Placement, Volume};
 use lifeboat_sources::blockdev::Block;
 use lifeboat_sources::swap::{SwapDevice, SwapHeader};
@@ -153,24 +151,6 @@ fn die(volume: &File) {
     fcntl_add_seals(volume, SealFlags::WRITE).unwrap();
 }
 
-struct Swap(SwapReader);
-
-impl PageRead for Swap {
-    fn read(
-        &mut self,
-        first: Pfn,
-        buf: &mut [u8],
-        bad: &mut dyn FnMut(usize),
-    ) -> Result<(), ReadFault> {
-        let mut tell = |pfn: Pfn| bad((pfn.0 - first.0) as usize);
-        let read = self.0.read_pages(first, buf, &mut tell);
-        read.map(drop).map_err(|e| ReadFault(io::Error::from_raw_os_error(e.errno())))
-    }
-    fn ahead(&mut self, span: PageRange) {
-        self.0.ahead(span);
-    }
-}
-
 struct Readers<'o> {
     memory: Memory<'o>,
     layers: Layers,
@@ -260,18 +240,18 @@ fn main() {
     };
     let ladder = Ladder::default();
     let (tuner, twins) = (Tuner::new(ladder.methods()), Twins::new(256 << 10));
-    let hand = |n: usize| {
+    let mut workers: Vec<_> = (0..3).map(|_| lifeboat_join::worker(&ladder, 64).unwrap()).collect();
+    assert!(lifeboat_join::look_for_twins(&mut workers, &[3; 32]));
+    let hand = |(n, worker): (usize, Worker)| {
         let ahead = ReadAhead { depth: 3 + n, len: 64 << 10 };
         let readers = Readers {
             memory: Memory { order: &order, dying: &dying },
             layers: Layers,
             swap: Swap(SwapReader::open([(&swap, order.mode)], ahead)),
         };
-        let mut worker = lifeboat_join::worker(&ladder, 64).unwrap();
-        worker.look_for_twins(Box::new(Prints(PagePrint::new(&[3; 32]).unwrap())));
         Hand { worker, sources: Box::new(readers) }
     };
-    let mut hands: Vec<Hand<'_>> = (0..3).map(hand).collect();
+    let mut hands: Vec<Hand<'_>> = workers.into_iter().enumerate().map(hand).collect();
     let frames = Shared::new(begin(&order, &mut hands[0].worker));
     let limit = if order.fault == "deadline" { 20_000 } else { u64::MAX };
     let clock = Clock(AtomicU64::new(limit));
@@ -281,8 +261,7 @@ fn main() {
     let tasks: Vec<Task<'_>> = all
         .iter()
         .map(|(source, layer, cursor)| {
-            let job = task(*source, *layer, cursor, &clock, &tuner);
-            Task { job: Job { twins: twins.as_ref(), ..job }, source: *source }
+            task(*source, *layer, cursor, &clock, (&tuner, twins.as_ref()))
         })
         .collect();
     let lead = |pool: &pool::Pool| {
@@ -294,13 +273,7 @@ fn main() {
     let done = outcome.and_then(|outcome| commit(&frames, outcome, &mut hands[0].worker));
     let code = match done {
         Ok(outcome) => {
-            let name = match outcome {
-                Outcome::Complete => "complete",
-                Outcome::Full => "full",
-                Outcome::Deadline => "deadline",
-                Outcome::SourceFailed => "source failed",
-            };
-            say(format_args!("outcome {name}\n"));
+            say(format_args!("outcome {}\n", outcome.name()));
             0
         }
         Err(why) => {
@@ -322,9 +295,9 @@ fn task<'t>(
     layer: Layer,
     cursor: &'t Cursor<'t>,
     clock: &'t Clock,
-    tuner: &'t Tuner,
-) -> Job<'t> {
-    Job {
+    (tuner, twins): (&'t Tuner, Option<&'t Twins>),
+) -> Task<'t> {
+    let job = Job {
         kind: if source == 0 { ChunkKind::Memory } else { ChunkKind::Swap },
         device: 0,
         layer,
@@ -333,8 +306,9 @@ fn task<'t>(
         cursor,
         monitor: clock,
         tuner,
-        twins: None,
-    }
+        twins,
+    };
+    Task { job, source }
 }
 
 fn run(
@@ -353,11 +327,10 @@ fn run(
         }
         pool.run(number, |error| {
             say(format_args!("task {number}: {error}\n"));
-            match error {
-                EngineError::Full => outcome = Outcome::Full,
-                EngineError::Stopped => outcome = Outcome::Deadline,
-                EngineError::Source { .. } => outcome = Outcome::SourceFailed,
-                other => drop(fatal.get_or_insert(other)),
+            if error.can_commit() {
+                outcome = error.outcome();
+            } else {
+                fatal.get_or_insert(error);
             }
         });
         if let Some(error) = fatal.take() {

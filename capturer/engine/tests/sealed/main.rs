@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
+use lifeboat_format::commit::Outcome;
 use lifeboat_sink::{FileDev, Placement, Volume};
 use lifeboat_sys::QueueMode;
 use machine::{MEMORY, SWAP, page_of};
@@ -73,10 +74,10 @@ impl Run {
     }
 
     /// It came to its end with `outcome`, and what is in the dump is right.
-    fn ended(&self, what: &str, outcome: &str) -> Dump {
+    fn ended(&self, what: &str, outcome: Outcome) -> Dump {
         let (code, signal) = (self.code, self.signal);
         assert_eq!((code, signal), (Some(0), None), "{what}: {}", self.said);
-        let line = format!("outcome {outcome}\n");
+        let line = format!("outcome {}\n", outcome.name());
         assert!(self.said.contains(&line), "{what}: {}", self.said);
         let dump = Dump::read(&self.volumes);
         for (swap, pages) in [(false, &dump.memory), (true, &dump.swap)] {
@@ -114,7 +115,7 @@ fn whole(dump: &Dump, what: &str) {
 fn a_capture_allocates_nothing() {
     for mode in MODES {
         let run = Run::of("none", mode, &[96]);
-        let dump = run.ended("none", "complete");
+        let dump = run.ended("none", Outcome::Complete);
         whole(&dump, "none");
         assert_eq!((dump.parts, dump.texts("log")), (1, 1));
     }
@@ -124,12 +125,12 @@ fn a_capture_allocates_nothing() {
 fn a_move_to_another_target_allocates_nothing() {
     for mode in MODES {
         // Two are full; the third has room for all that is left.
-        let dump = Run::of("none", mode, &[16, 18, 96]).ended("full", "complete");
+        let dump = Run::of("none", mode, &[16, 18, 96]).ended("full", Outcome::Complete);
         whole(&dump, "full");
         assert_eq!((dump.parts, dump.texts("log")), (3, 3));
         // The first fails in the middle, then the second.
         for (fault, parts) in [("dies", 2), ("both-die", 3)] {
-            let dump = Run::of(fault, mode, &[95, 96, 97]).ended(fault, "complete");
+            let dump = Run::of(fault, mode, &[95, 96, 97]).ended(fault, Outcome::Complete);
             whole(&dump, fault);
             assert_eq!((dump.parts, dump.texts("log")), (parts, parts), "{fault}");
         }
@@ -139,14 +140,14 @@ fn a_move_to_another_target_allocates_nothing() {
 #[test]
 fn an_early_end_allocates_nothing() {
     for mode in MODES {
-        let dump = Run::of("none", mode, &[16]).ended("full", "full");
+        let dump = Run::of("none", mode, &[16]).ended("full", Outcome::Full);
         assert!(dump.memory.len() > 500 && dump.memory.len() < MEMORY.pages() as usize);
-        let dump = Run::of("deadline", mode, &[96]).ended("deadline", "deadline");
+        let dump = Run::of("deadline", mode, &[96]).ended("deadline", Outcome::Deadline);
         assert!(dump.memory.len() > 500 && dump.memory.len() < MEMORY.pages() as usize);
-        let dump = Run::of("source", mode, &[96]).ended("source", "source failed");
+        let dump = Run::of("source", mode, &[96]).ended("source", Outcome::SourceFailed);
         assert!(dump.memory.len() > 500 && dump.memory.len() < MEMORY.pages() as usize);
         assert_eq!(dump.swap.len() as u64, SWAP.pages());
-        let dump = Run::of("bad-swap", mode, &[96]).ended("bad swap", "complete");
+        let dump = Run::of("bad-swap", mode, &[96]).ended("bad swap", Outcome::Complete);
         whole(&dump, "bad swap");
         assert_eq!(dump.swap.values().filter(|p| p.is_none()).count(), 100);
         // No target is left.

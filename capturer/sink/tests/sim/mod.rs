@@ -119,6 +119,8 @@ pub enum Failure {
     Once,
     /// This and all behind it, without an answer: a queue's writes stay in flight.
     Hang,
+    /// This request alone, whose answer comes only to who waits without a limit.
+    Late,
 }
 
 #[derive(Debug)]
@@ -140,6 +142,7 @@ enum Answer {
     Good,
     Bad,
     None,
+    Late,
 }
 
 impl Inner {
@@ -150,6 +153,7 @@ impl Inner {
             Some((at, Failure::Once)) if now == at => Answer::Bad,
             Some((at, Failure::Dead)) if now >= at => Answer::Bad,
             Some((at, Failure::Hang)) if now >= at => Answer::None,
+            Some((at, Failure::Late)) if now == at => Answer::Late,
             _ => Answer::Good,
         }
     }
@@ -233,7 +237,8 @@ impl Disk {
     /// Opens it once more.
     pub fn open(&self) -> io::Result<()> {
         match self.inner().ask() {
-            Answer::Good => Ok(()),
+            // A plain request waits as long as the disk takes.
+            Answer::Good | Answer::Late => Ok(()),
             Answer::Bad | Answer::None => Err(eio()),
         }
     }
@@ -277,7 +282,7 @@ impl BlockDev for Disk {
         let end = off.checked_add(buf.len() as u64).filter(|end| *end <= inner.bytes.len());
         assert!(end.is_some() && off.is_multiple_of(4096) && buf.len().is_multiple_of(4096));
         match inner.ask() {
-            Answer::Good => {
+            Answer::Good | Answer::Late => {
                 inner.write(off, buf);
                 Ok(())
             }
@@ -292,7 +297,7 @@ impl BlockDev for Disk {
     fn flush(&self) -> io::Result<()> {
         let mut inner = self.inner();
         match inner.ask() {
-            Answer::Good => {
+            Answer::Good | Answer::Late => {
                 inner.note(|| Request::Flush);
                 Ok(())
             }
@@ -328,6 +333,8 @@ pub struct Queue {
     /// Writes that a disk which was left may still make, at any time, with what lies in
     /// their buffers by then.
     ghosts: Vec<(Disk, usize, Write)>,
+    /// Whether waits have no limit.
+    patient: bool,
 }
 
 impl Queue {
@@ -340,6 +347,7 @@ impl Queue {
             requests: 0,
             rng: Rng(seed),
             ghosts: Vec::new(),
+            patient: false,
         }
     }
 
@@ -367,7 +375,11 @@ impl Queue {
         let bytes = &self.bufs[index][..write.len];
         let mut disk = self.disk.inner();
         match disk.ask() {
-            Answer::Good => {
+            Answer::Late if !self.patient => {
+                disk.tear(write.at, bytes);
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Answer::Good | Answer::Late => {
                 disk.write(write.at, bytes);
                 write.state = State::Done;
             }
@@ -423,6 +435,10 @@ impl Output for Queue {
         self.busy[index] = Some(Write { at: offset, len, state: State::Flying });
         // Some are done before anybody asks.
         if self.rng.below(3) == 0 { self.finish_one() } else { Ok(()) }
+    }
+
+    fn lift_limit(&mut self) {
+        self.patient = true;
     }
 
     fn flush(&mut self) -> io::Result<()> {
