@@ -188,15 +188,22 @@ fn pages(
         }
         threads.into_iter().map(|t| t.join().unwrap_or(Err(EngineError::Poisoned))).collect()
     });
-    let mut outcome = Outcome::Complete;
-    for error in results.into_iter().filter_map(Result::err) {
-        if !error.can_commit() {
-            return Err(Failure::of(&error));
+    ended(results.into_iter().filter_map(Result::err))
+}
+
+/// How the dump ends after what went wrong with some workers.
+fn ended(errors: impl Iterator<Item = EngineError>) -> Result<Outcome, Failure> {
+    let (mut outcome, mut fatal) = (Outcome::Complete, None);
+    for error in errors {
+        if error.can_commit() {
+            ui::warn(&error);
+            outcome = error.outcome();
+        } else if matches!(fatal, None | Some(EngineError::Poisoned)) {
+            // Whoever was ended by another worker's failure does not know the reason.
+            fatal = Some(error);
         }
-        ui::warn(error.to_string());
-        outcome = error.outcome();
     }
-    Ok(outcome)
+    fatal.map_or(Ok(outcome), |error| Err(Failure::of(&error)))
 }
 
 fn commit(
@@ -288,5 +295,24 @@ impl<'w> Readers<'w> {
             Ok(Self { pages: Memory(reader()?), places })
         };
         (0..workers).map(one).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worker_that_knows_the_reason_is_heard() {
+        let errors = |known_at: usize| {
+            let reason = || EngineError::Sink(std::io::Error::from_raw_os_error(28));
+            (0..3).map(move |n| if n == known_at { reason() } else { EngineError::Poisoned })
+        };
+        for known_at in 0..3 {
+            let failure = ended(errors(known_at)).unwrap_err();
+            assert!(failure.text().contains("writing the dump"), "{}", failure.text());
+        }
+        assert!(ended(errors(3)).unwrap_err().text().contains("another worker failed"));
+        assert_eq!(ended([EngineError::Full].into_iter()).unwrap(), Outcome::Full);
     }
 }
