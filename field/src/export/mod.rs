@@ -127,8 +127,10 @@ pub enum ExportError {
         "writing the output: {0}\nhint: check the free space and the file size limit of the destination's file system"
     )]
     Write(#[source] io::Error),
-    /// The pipe.
-    #[error("writing to the pipe: {0}\nhint: look what the program says that was to read it")]
+    /// The pipe, or what stands in its place.
+    #[error(
+        "writing to the pipe: {0}\nhint: see why its reader ended or, if it leads into a file, whether there is space"
+    )]
     Pipe(#[source] io::Error),
     /// A chunk holds pages that the commit record or another chunk denies.
     #[error(
