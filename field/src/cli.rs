@@ -99,9 +99,9 @@ pub(crate) struct Capture {
     pub(crate) chunk_pages: u32,
     /// compressing threads, at most 64 (default: one a CPU)
     #[argh(option, default = "0")]
-    pub(crate) workers: usize,
-    /// memory of the table of pages that were stored already, in KiB; 0 stores identical
-    /// pages each time (default 4096)
+    pub(crate) workers: u32,
+    /// memory of the table of pages that were stored already, in KiB, at most 1048576; 0
+    /// stores identical pages each time (default 4096)
     #[argh(option, default = "lifeboat_format::bootcfg::DEDUP_KIB")]
     pub(crate) dedup_kib: u32,
     /// pages to leave out: some of free, cache, cache-private, user, offline, hwpoison,

@@ -67,6 +67,11 @@ impl Output {
         Ok(Self { file, path: path.into(), hidden, force })
     }
 
+    /// The name that it will have.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The open file.
     pub(crate) fn file(&self) -> &File {
         &self.file

@@ -13,6 +13,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
 
 use lifeboat_field::dump::{OpenDump, Page, PageSource};
 use lifeboat_field::export::kdump::Compression;
@@ -78,8 +79,12 @@ fn elf_of(dump: &OpenDump, options: &Options<'_>) -> Result<(Vec<u8>, Report), E
 /// By a pipe: pages as the ELF file has them, and the report.
 fn piped(dump: &OpenDump, options: &Options<'_>) -> Result<(Vec<u8>, Report), ExportError> {
     let mut out = Vec::new();
-    let report = pipe::write(dump, &mut out, options)?;
+    let told = Mutex::new((0, 1));
+    let progress = |done, total| *told.lock().unwrap() = (done, total);
+    let report = pipe::write(dump, &mut out, &Options { progress: Some(&progress), ..*options })?;
     assert_eq!(out.len() as u64, report.len);
+    let pages = (report.data_pages + report.zero_pages) * PAGE as u64;
+    assert_eq!(told.into_inner().unwrap(), (pages, pages), "progress comes to its end");
     Ok((out, report))
 }
 
@@ -263,10 +268,13 @@ fn check(dump: &OpenDump, want: &dyn Fn(u64) -> Option<Vec<u8>>, why: Why) {
     assert!(verdict.missing_known);
     let named: Vec<u64> = verdict.missing.iter().flat_map(|m| m.first..m.end).collect();
     assert_eq!(named, lost, "what a verification misses");
-    // Nothing is left in the file of what was noted on the way.
+    // Nothing is left in the file of what was noted on the way; every page has its place.
+    let all: Vec<u64> = all_pages().collect();
+    let rank = |page| all.binary_search(&page).unwrap() * PAGE;
+    let data_at = heads[1][1] as usize - rank(heads[1][3] / 4096);
     for page in lost {
-        let at = heads.iter().find(|p| p[0] == 1 && p[3] > page * 4096);
-        assert!(elf_read(&bytes, &heads, page * 4096, PAGE).is_none() && at.is_some());
+        let place = bytes.get(data_at + rank(page)..).unwrap_or_default();
+        assert!(place.iter().take(PAGE).all(|b| *b == 0), "page {page:#x}");
     }
 }
 

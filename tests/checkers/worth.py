@@ -158,7 +158,8 @@ def block(base, first, count, free, heads):
         elif head & 1:
             which = (head - 1 - base) // SIZE
             if which not in heads:
-                block(base, which, 1, free, heads)
+                # A head that is free itself, or a further part, leaves no note.
+                heads.setdefault(which, block(base, which, 1, free, heads)[0])
             out[n] = heads[which]
         else:
             out[n] = own(raw, at, flags, mapping, mapcount)

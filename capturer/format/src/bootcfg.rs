@@ -516,11 +516,20 @@ impl BootConfig {
         if self.swap_on.is_some() && self.swap != SwapPlan::Auto {
             return Err("swap-on is for swap auto");
         }
-        if !(1..=crate::chunk::MAX_CHUNK_PAGES).contains(&self.chunk_pages) {
-            return Err("chunk-pages is from 1 to 1024");
-        }
         if self.deadline_s == 0 || self.device_wait_s >= self.deadline_s {
             return Err("device-wait must be shorter than deadline, and deadline not 0");
+        }
+        self.check_packing()
+    }
+
+    /// Numbers that no dump can be packed by; the part of [`BootConfig::check`] that holds
+    /// where there is neither a target nor a deadline, as for `lifeboat capture`.
+    ///
+    /// # Errors
+    /// A static text that says what is wrong.
+    pub fn check_packing(&self) -> Result<(), &'static str> {
+        if !(1..=crate::chunk::MAX_CHUNK_PAGES).contains(&self.chunk_pages) {
+            return Err("chunk-pages is from 1 to 1024");
         }
         if self.dedup_kib > MAX_DEDUP_KIB {
             return Err("dedup is at most 1048576 KiB");

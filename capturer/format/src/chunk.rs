@@ -229,7 +229,7 @@ pub struct Run {
 const COUNT_MASK: u64 = (1 << 56) - 1;
 
 /// Page numbers end here: every reader shifts them into bytes.
-const PFN_END: u64 = 1 << 52;
+pub(crate) const PFN_END: u64 = 1 << 52;
 
 impl Run {
     /// The run's entry: class in the top byte, count in the other 56 bits. A class with

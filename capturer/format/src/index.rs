@@ -4,7 +4,7 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::chunk::{INDEX_ENTRY_LEN, INDEX_HEAD_LEN, MAX_INDEX_ENTRIES};
+use crate::chunk::{INDEX_ENTRY_LEN, INDEX_HEAD_LEN, MAX_INDEX_ENTRIES, PFN_END};
 use crate::{ByteOff, CHUNK_ALIGN, ChunkHeader, ChunkKind, FormatError, Layer, Pfn};
 
 /// The start of an index chunk's payload; [`IndexEntry`]s follow.
@@ -140,6 +140,9 @@ impl IndexEntry {
         let kind = ChunkKind::from_u8(raw.kind).ok_or_else(|| bad("kind", u64::from(raw.kind)))?;
         if !raw.offset.get().is_multiple_of(CHUNK_ALIGN as u64) {
             return Err(bad("offset", raw.offset.get()));
+        }
+        if raw.first.get().checked_add(raw.pages.get()).is_none_or(|end| end > PFN_END) {
+            return Err(bad("pages", raw.pages.get()));
         }
         Ok(Self {
             offset: ByteOff(raw.offset.get()),

@@ -199,6 +199,12 @@ fn index_lies_as_documented() {
         hurt[at] = new;
         assert!(IndexEntry::decode(&hurt).is_err(), "{at}");
     }
+    for (first, pages, good) in
+        [((1 << 52) - 3, 3, true), ((1 << 52) - 2, 3, false), (2, u64::MAX, false)]
+    {
+        let far = IndexEntry { first: Pfn(first), pages, ..entry };
+        assert_eq!(IndexEntry::decode(&far.encode()).is_ok(), good, "{first} and {pages} more");
+    }
     let head = IndexHead { prev: ByteOff(512), first_seq: 9, count: 2 };
     let mut payload = head.encode().to_vec();
     assert_eq!((le64(&payload, 0), le64(&payload, 8)), (512, 9));

@@ -40,7 +40,7 @@ fn log(args: &ExportLog) -> Ended {
             .hint("the capturer could not read it; `lifeboat export vmcore` and `crash` may still find it"));
     }
     match out {
-        Some(out) => write_whole(out, args.output.as_deref().unwrap_or(Path::new("")), &bytes)?,
+        Some(out) => write_whole(out, &bytes)?,
         None => std::io::stdout().lock().write_all(&bytes).context("standard output")?,
     }
     Ok(Outcome::Good)
@@ -56,7 +56,7 @@ fn notes(args: &ExportNotes) -> Ended {
     let out = Output::create(&args.output, args.force)?;
     let dump = source.unlock(&args.identity)?;
     let bytes = dump.notes().context(&args.dev)?;
-    write_whole(out, &args.output, &bytes)?;
+    write_whole(out, &bytes)?;
     Ok(Outcome::Good)
 }
 
@@ -95,7 +95,7 @@ fn vmcore(args: &ExportVmcore) -> Ended {
     };
     bar.finish_and_clear();
     let report = report.context(&args.dev)?;
-    finish(&dump, &report, Some((out, &args.output)), listing)
+    finish(&dump, &report, Some(out), listing)
 }
 
 /// What a pipe can take: it cannot be written twice, nor out of order.
@@ -131,7 +131,7 @@ fn swap(args: &ExportSwap) -> Ended {
     let report = swap::write(&dump, device, out.file(), &options);
     bar.finish_and_clear();
     let report = report.context(&args.dev)?;
-    finish(&dump, &report, Some((out, &args.output)), listing)
+    finish(&dump, &report, Some(out), listing)
 }
 
 /// The device that was named, or the only one.
@@ -155,12 +155,7 @@ fn swap_device(dump: &OpenDump, named: Option<u16>) -> Result<u16, Failure> {
 
 /// Names the files and says what is in them. Exit code 3 when pages are missing
 /// that were asked for; 1 would hide that there is something to look at.
-fn finish(
-    dump: &OpenDump,
-    report: &Report,
-    out: Option<(Output, &Path)>,
-    listing: Option<Output>,
-) -> Ended {
+fn finish(dump: &OpenDump, report: &Report, out: Option<Output>, listing: Option<Output>) -> Ended {
     if let Some(listing) = listing {
         let mut text = Vec::new();
         report.write_missing(&mut text).context("the list of missing pages")?;
@@ -168,8 +163,8 @@ fn finish(
         file.write_all(&text).context("the list of missing pages")?;
         listing.finish()?;
     }
-    let path = out.as_ref().map(|(_, path)| *path);
-    if let Some((out, _)) = out {
+    let path = out.as_ref().map(|out| out.path().to_owned());
+    if let Some(out) = out {
         out.finish()?;
     }
     for words in &report.warnings {
@@ -177,7 +172,7 @@ fn finish(
     }
     let words = format!(
         "wrote {}: {}, {} pages with contents, {} zero, {} missing",
-        path.unwrap_or(Path::new("standard output")).display(),
+        path.as_deref().unwrap_or(Path::new("standard output")).display(),
         ui::bytes(report.len),
         report.data_pages,
         report.zero_pages,
@@ -197,9 +192,9 @@ fn finish(
     Ok(completeness(dump, report))
 }
 
-fn write_whole(out: Output, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let mut file = out.file();
-    file.write_all(bytes).context(path.display())?;
+fn write_whole(out: Output, bytes: &[u8]) -> Result<(), Failure> {
+    let path = out.path().to_owned();
+    out.file().write_all(bytes).context(path.display())?;
     out.finish()?;
     crate::ui::say!("wrote {}: {}", path.display(), ui::bytes(bytes.len() as u64));
     Ok(())

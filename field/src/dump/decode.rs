@@ -141,6 +141,11 @@ impl DecodedChunk {
         out
     }
 
+    /// Bytes that it takes: its buffers may have held a larger chunk before.
+    pub(crate) fn size(&self) -> usize {
+        self.plain.capacity() + self.runs.spans.capacity() * size_of::<Span>()
+    }
+
     /// The run table.
     pub(crate) fn runs(&self) -> &Runs {
         &self.runs
@@ -256,7 +261,7 @@ impl Decoder {
 }
 
 /// Reads and checks the header of the chunk that `entry` names.
-pub(crate) fn read_header(file: &DumpFile, entry: &IndexEntry) -> Result<ChunkHeader, DumpError> {
+fn read_header(file: &DumpFile, entry: &IndexEntry) -> Result<ChunkHeader, DumpError> {
     let bad = |why: String| DumpError::Chunk { entry: *entry, why };
     if !file.holds(entry) {
         return Err(bad("it lies outside the dump".to_owned()));

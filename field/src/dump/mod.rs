@@ -29,7 +29,7 @@ pub use error::DumpError;
 pub use file::DumpFile;
 pub(crate) use open::merge;
 pub use open::{Meta, OpenDump, SwapDevice};
-pub(crate) use pages::Cache;
+pub(crate) use pages::{Cache, page_of};
 pub use pages::{Page, PageBytes, PageSource, PageSpace};
 pub use parts::{Extent, Parts};
 pub(crate) use ranges::{MAX_STRETCHES, RangeSet, subtract};

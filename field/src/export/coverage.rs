@@ -97,7 +97,8 @@ impl Coverage {
         missing.saturating_add(self.span.stretches() as u64)
     }
 
-    /// Takes note of a chunk's pages, and gives the runs that are to be written.
+    /// Takes note of a chunk's pages, and gives the runs that are to be written, with the
+    /// numbers of their pages.
     ///
     /// # Errors
     /// [`ExportError::Contradiction`] for a page that another chunk has as well, or that
@@ -105,7 +106,7 @@ impl Coverage {
     pub(super) fn take<'c>(
         &self,
         chunk: &'c DecodedChunk,
-        mut write: impl FnMut(Piece<'c>) -> Result<(), ExportError>,
+        mut write: impl FnMut(Piece<'c>, Range<u64>) -> Result<(), ExportError>,
     ) -> Result<(), ExportError> {
         for piece in chunk.pieces() {
             let Some(mark) = mark_of(piece.class) else { continue };
@@ -114,7 +115,7 @@ impl Coverage {
             // Chunks lie within the span: it was made of them.
             let ranks = self.span.ranks(pages).ok_or_else(|| wrong(pages.start.0))?;
             let (base, mut twice) = (ranks.start, Vec::new());
-            self.marks.set(ranks, mark, &mut |r| {
+            self.marks.set(ranks.clone(), mark, &mut |r| {
                 let page = |rank| pages.start.0 + (rank - base);
                 twice.push(PageRange::new(page(r.start), page(r.end)));
             })?;
@@ -126,10 +127,11 @@ impl Coverage {
                     return Err(wrong(pages.start.0));
                 }
             } else if twice.is_empty() {
-                write(piece)?;
+                write(piece, ranks)?;
             } else {
                 for own in subtract(&[pages], &merge(twice)) {
-                    write(part(&piece, own))?;
+                    let start = base + (own.start.0 - pages.start.0);
+                    write(part(&piece, own), start..start + own.pages())?;
                 }
             }
         }
@@ -243,7 +245,8 @@ fn intersect(a: &[PageRange], b: &[PageRange]) -> Vec<PageRange> {
     subtract(a, &subtract(a, b))
 }
 
-fn pages_of(first: u64, pages: u64) -> PageRange {
+/// `pages` pages from `first` on.
+pub(super) fn pages_of(first: u64, pages: u64) -> PageRange {
     PageRange::new(first, first.saturating_add(pages))
 }
 
@@ -268,20 +271,6 @@ fn mark_of(class: PageClass) -> Option<Mark> {
         PageClass::Unreadable => Some(Mark::Unreadable),
         PageClass::Excluded => Some(Mark::Excluded),
         PageClass::Elsewhere => None,
-    }
-}
-
-/// Why pages of a class are missing, if they are.
-pub(super) fn reason(class: PageClass) -> Option<Why> {
-    match class {
-        // A page of another layer is that layer's to tell of.
-        PageClass::Data
-        | PageClass::Zero
-        | PageClass::Fill(_)
-        | PageClass::Same(_)
-        | PageClass::Elsewhere => None,
-        PageClass::Unreadable => Some(Why::Unreadable),
-        PageClass::Excluded => Some(Why::Excluded),
     }
 }
 

@@ -103,14 +103,13 @@ pub(super) fn notes(dump: &OpenDump, warnings: &mut Vec<String>) -> Vec<u8> {
     })
 }
 
-/// All that stands before the memory, where that is `span` and nothing else; and how long
-/// that is.
+/// All that stands before the memory, where that is `span` and nothing else.
 pub(super) fn compact_head(
     core: Core,
     held: &Held,
     span: &Span,
     notes: &[u8],
-) -> Result<(Vec<u8>, u64), ExportError> {
+) -> Result<Vec<u8>, ExportError> {
     let (machine, loads) = (core.machine, core.loads(held));
     let rank = |page| span.rank(page).map(|rank| rank * PAGE64);
     let mut table = table(&loads, held, &rank, MAX_PHDRS)?;
@@ -118,7 +117,7 @@ pub(super) fn compact_head(
     table.iter_mut().for_each(|p| p.offset += data_at as u64);
     let mut head = head(machine, table, notes);
     head.resize(data_at, 0);
-    Ok((head, data_at as u64))
+    Ok(head)
 }
 
 /// Where the notes stand behind so many program headers, their own included.
@@ -288,8 +287,7 @@ fn fill(
                 coverage.take_damaged(entry);
                 return Ok(());
             };
-            coverage.take(chunk, |piece| {
-                let ranks = links.ranks(&piece)?;
+            coverage.take(chunk, |piece, ranks| {
                 let count = if piece.class == PageClass::Zero { &zero } else { &data };
                 count.fetch_add(piece.pages, Ordering::Relaxed);
                 match piece.class {

@@ -380,8 +380,7 @@ fn write_pages(
             let mut packed = state.spare.pop().unwrap_or_default();
             packed.clear();
             match chunk {
-                Ok(chunk) => coverage.take(chunk, |piece| {
-                    let ranks = links.ranks(&piece)?;
+                Ok(chunk) => coverage.take(chunk, |piece, ranks| {
                     let count = if piece.class == PageClass::Zero { &zero } else { &data };
                     count.fetch_add(piece.pages, Ordering::Relaxed);
                     if let PageClass::Same(source) = piece.class {

@@ -8,12 +8,10 @@
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use super::coverage::Coverage;
 use super::marks::{BLOCK, Mark};
 use super::{ExportError, pipeline};
-use crate::dump::Piece;
 use crate::stream::Stream;
 
 /// Bytes copied at a time.
@@ -31,14 +29,6 @@ impl Links<'_> {
     /// Where a page's record begins.
     pub(super) fn place(&self, rank: u64) -> u64 {
         self.at + rank * self.size as u64
-    }
-
-    /// Numbers of a run's pages.
-    pub(super) fn ranks(&self, piece: &Piece<'_>) -> Result<Range<u64>, ExportError> {
-        let page = piece.first.0;
-        // Every run lies within one stretch of the span: take() has seen to it.
-        let start = self.coverage.span().rank(page).ok_or(ExportError::Contradiction { page })?;
-        Ok(start..start + piece.pages)
     }
 
     /// Remembers that pages are the same as those from `source` on.
@@ -62,8 +52,7 @@ impl Links<'_> {
     pub(super) fn resolve(&self, threads: usize) -> Result<u64, ExportError> {
         let marks = self.coverage.marks();
         let (next, stop, lost) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicU64::new(0));
-        let failed = Mutex::new(None);
-        let work = || -> Result<(), ExportError> {
+        let work = || {
             let mut buf = Vec::new();
             while !stop.load(Ordering::Relaxed) {
                 let n = next.fetch_add(1, Ordering::Relaxed);
@@ -76,18 +65,8 @@ impl Links<'_> {
             }
             Ok(())
         };
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    if let Err(e) = work() {
-                        stop.store(true, Ordering::Relaxed);
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
-                    }
-                });
-            }
-        });
-        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-        failed.map_or(Ok(lost.into_inner()), Err)
+        pipeline::on_threads(threads, &stop, || (), work)?;
+        Ok(lost.into_inner())
     }
 
     /// Several runs one behind the other. Gives the number of pages that are lost.

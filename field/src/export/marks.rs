@@ -377,7 +377,7 @@ impl<F: FnMut(Range<u64>, Mark)> Runs<F> {
     }
 }
 
-/// Both bits of pages `from` to `to` of a word.
+/// All bits of pages `from` to `to` of a word.
 fn lanes(from: u64, to: u64) -> u64 {
     if from >= to {
         return 0;

@@ -1,11 +1,11 @@
 //! What a dump is turned into, for tools that others wrote.
 //!
-//! Every writer here streams: chunks are decoded once, on all cores, each byte of
-//! output is written at a place known beforehand while the disk works on those before,
-//! and the tables that say what is there come last. Memory depends on the number of
-//! chunks and of holes, and on the machine's by four bits a page (`marks`). Writers get an
-//! open, empty, regular file, to write and read back; naming it, and removing it on
-//! failure, is the caller's.
+//! Every writer here streams, on all cores. Into a file, chunks are decoded once (for swap,
+//! those of memory that it copies from as well), pages are written while the disk works on
+//! those before, and the tables that say what is there come last. Memory depends on the
+//! number of chunks and of holes, and on the machine's by four bits a page (`marks`). Those
+//! writers get an open, empty, regular file, to write and read back; naming it, and removing
+//! it on failure, is the caller's. A pipe (`pipe`) is written from front to back.
 //!
 //! Pages that the dump has not (unreadable, excluded, never captured) are never
 //! written as zeros that a reader could take for contents; each format says below
@@ -22,9 +22,9 @@ pub mod swap;
 
 use std::io::{self, Write};
 
-use lifeboat_format::{PAGE, PageRange};
+use lifeboat_format::PageRange;
 
-use crate::dump::DumpError;
+use crate::dump::{DumpError, page_of};
 
 /// How to export.
 #[derive(Clone, Copy, Default)]
@@ -33,7 +33,8 @@ pub struct Options<'a> {
     pub threads: usize,
     /// Treat damaged chunks as missing pages instead of failing. They are reported.
     pub skip_damaged: bool,
-    /// Told how many bytes of the dump are done, and of how many.
+    /// Told how many bytes are done, and of how many: of the dump's chunks, or of the pages
+    /// that go into a pipe.
     pub progress: Option<&'a (dyn Fn(u64, u64) + Sync)>,
 }
 
@@ -126,6 +127,11 @@ pub enum ExportError {
         "writing the output: {0}\nhint: check the free space and the file size limit of the destination's file system"
     )]
     Write(#[source] io::Error),
+    /// The pipe, or what stands in its place.
+    #[error(
+        "writing to the pipe: {0}\nhint: see why its reader ended or, if it leads into a file, whether there is space"
+    )]
+    Pipe(#[source] io::Error),
     /// A chunk holds pages that the commit record or another chunk denies.
     #[error(
         "the dump contradicts itself on page {page}: the commit record or another chunk says otherwise\nhint: `lifeboat verify -i KEY` shows what is wrong; export it with --skip-damaged to see what is there"
@@ -156,13 +162,4 @@ pub enum ExportError {
     /// A codec could not be set up.
     #[error("the compressor failed: {0}\nhint: report this, with the version of lifeboat")]
     Compressor(String),
-}
-
-/// A page of one word.
-fn page_of(word: u64) -> [u8; PAGE] {
-    let mut page = [0; PAGE];
-    for to in page.as_chunks_mut().0 {
-        *to = word.to_le_bytes();
-    }
-    page
 }

@@ -7,7 +7,6 @@
 
 use std::io::Write;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use lifeboat_format::{PAGE, PageClass, Pfn};
@@ -31,7 +30,7 @@ const MAX_COPIES: usize = 1 << 22;
 /// Writes the vmcore into `out`.
 ///
 /// # Errors
-/// [`ExportError`]; of [`ExportError::Write`], a broken pipe says that nobody reads on.
+/// [`ExportError`]; [`ExportError::Pipe`] when nobody reads on.
 pub fn write(
     dump: &OpenDump,
     out: &mut impl Write,
@@ -46,9 +45,9 @@ pub fn write(
     let notes = elf::notes(dump, &mut warnings);
     let core = Core::of(dump, &mut warnings);
     let span = Span::new(&held.present);
-    let (head, data_at) = elf::compact_head(core, &held, &span, &notes)?;
-    out.write_all(&head).map_err(ExportError::Write)?;
-    let (data, zero) = (AtomicU64::new(0), AtomicU64::new(0));
+    let head = elf::compact_head(core, &held, &span, &notes)?;
+    out.write_all(&head).map_err(ExportError::Pipe)?;
+    let (mut data_pages, mut zero_pages) = (0, 0);
     let threads = pipeline::Work::memory(dump, options).threads();
     lanes::in_order(
         threads as u64,
@@ -57,26 +56,24 @@ pub fn write(
         Vec::new,
         |cache, piece, buf| {
             let ranks = piece * PIECE..((piece + 1) * PIECE).min(span.pages());
-            let filled = fill(dump, cache, &span, ranks, buf)?;
-            data.fetch_add(filled.0, Ordering::Relaxed);
-            zero.fetch_add(filled.1, Ordering::Relaxed);
-            Ok(())
+            fill(dump, cache, &span, ranks, buf)
         },
-        |buf: &Vec<u8>, filled: Result<(), ExportError>| {
-            filled?;
-            out.write_all(buf).map_err(ExportError::Write)?;
+        |buf: &Vec<u8>, filled: Result<(u64, u64), ExportError>| {
+            let (data, zero) = filled?;
+            out.write_all(buf).map_err(ExportError::Pipe)?;
+            (data_pages, zero_pages) = (data_pages + data, zero_pages + zero);
             if let Some(progress) = options.progress {
-                progress(data.load(Ordering::Relaxed) * PAGE64, span.pages() * PAGE64);
+                progress((data_pages + zero_pages) * PAGE64, span.pages() * PAGE64);
             }
             Ok::<_, ExportError>(true)
         },
     )?;
-    out.flush().map_err(ExportError::Write)?;
+    out.flush().map_err(ExportError::Pipe)?;
     Ok(Report {
-        data_pages: data.into_inner(),
-        zero_pages: zero.into_inner(),
+        data_pages,
+        zero_pages,
         missing: held.missing,
-        len: data_at + span.pages() * PAGE64,
+        len: head.len() as u64 + span.pages() * PAGE64,
         warnings,
     })
 }
@@ -93,17 +90,14 @@ fn look(dump: &OpenDump, options: &Options<'_>, coverage: &Coverage) -> Result<H
                 coverage.take_damaged(entry);
                 return Ok(());
             };
-            coverage.take(chunk, |piece| {
+            coverage.take(chunk, |piece, ranks| {
                 let PageClass::Same(source) = piece.class else { return Ok(()) };
-                let page = piece.first.0;
-                let wrong = ExportError::Contradiction { page };
-                let start = coverage.span().rank(page).ok_or(wrong)?;
                 let mut copies = copies.lock().unwrap_or_else(PoisonError::into_inner);
                 if copies.len() == MAX_COPIES {
                     let what = "more copies of pages than a pipe can be told of".into();
                     return Err(ExportError::TooLarge { what });
                 }
-                copies.push((start..start + piece.pages, source.0));
+                copies.push((ranks, source.0));
                 Ok(())
             })
         },

@@ -21,6 +21,45 @@ pub(super) fn write_at(out: &Stream<'_>, bytes: &[u8], at: u64) -> Result<(), Ex
     out.write_at(bytes, at).map_err(ExportError::Write)
 }
 
+/// Has `threads` threads do `work`. When one fails, `stop` is set and `fail` is called, for
+/// whoever waits for something that will not come; so too when one panics, which goes on
+/// in the caller when all have ended.
+///
+/// # Errors
+/// The first one of `work`.
+pub(super) fn on_threads(
+    threads: usize,
+    stop: &AtomicBool,
+    fail: impl Fn() + Sync,
+    work: impl Fn() -> Result<(), ExportError> + Sync,
+) -> Result<(), ExportError> {
+    let failed = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let fuse = Fuse(stop, &fail);
+                match work() {
+                    Ok(()) => std::mem::forget(fuse),
+                    Err(e) => {
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+/// Ends all other threads, unless it is forgotten.
+struct Fuse<'a, F: Fn()>(&'a AtomicBool, &'a F);
+
+impl<F: Fn()> Drop for Fuse<'_, F> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        (self.1)();
+    }
+}
+
 /// A chunk, or why it is skipped.
 pub(super) type Decoded<'c> = Result<&'c DecodedChunk, DumpError>;
 
@@ -65,8 +104,8 @@ impl<'a> Work<'a> {
     }
 
     /// Decodes in ascending order but on several threads, and hands each chunk to `work`
-    /// with its entry, its index and the thread's own state. The first error ends it all; `fail` is
-    /// called for whoever waits for a chunk that will not come.
+    /// with its entry, its index and the thread's own state. The first error ends it all, and
+    /// `fail` is called, as by [`on_threads`].
     pub(super) fn run<W>(
         &self,
         make: impl Fn() -> Result<W, ExportError> + Sync,
@@ -76,21 +115,9 @@ impl<'a> Work<'a> {
         let pass = Pass::new(self);
         for group in &self.groups {
             pass.next.store(group.start, Ordering::Relaxed);
-            std::thread::scope(|scope| {
-                for _ in 0..self.threads() {
-                    scope.spawn(|| {
-                        if let Err(e) = pass.work(group, &make, &work) {
-                            pass.stop.store(true, Ordering::Relaxed);
-                            fail();
-                            let mut failed =
-                                pass.failed.lock().unwrap_or_else(PoisonError::into_inner);
-                            failed.get_or_insert(e);
-                        }
-                    });
-                }
-            });
+            on_threads(self.threads(), &pass.stop, &fail, || pass.work(group, &make, &work))?;
         }
-        pass.failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+        Ok(())
     }
 }
 
@@ -103,7 +130,6 @@ struct Pass<'a> {
     done: AtomicU64,
     total: u64,
     stop: AtomicBool,
-    failed: Mutex<Option<ExportError>>,
 }
 
 impl<'a> Pass<'a> {
@@ -115,7 +141,6 @@ impl<'a> Pass<'a> {
             done: AtomicU64::new(0),
             total: all.entries.iter().map(|e| u64::from(e.stored_len)).sum(),
             stop: AtomicBool::new(false),
-            failed: Mutex::new(None),
         }
     }
 
@@ -229,5 +254,46 @@ impl<T> Order<T> {
     /// First byte that nobody took.
     pub(super) fn end(&self) -> u64 {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// How two threads end of which one does `first`, and whether the other was told.
+    fn two(
+        first: impl Fn() -> Result<(), ExportError> + Sync,
+    ) -> (std::thread::Result<Result<(), ExportError>>, bool) {
+        let (stop, begun) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let (failed, told) = channel();
+        let (told, was_told) = (Mutex::new(told), AtomicBool::new(false));
+        let work = || match begun.fetch_add(1, Ordering::Relaxed) {
+            0 => first(),
+            _ => {
+                // Longer than a thread takes to fail.
+                let heard = told.lock().unwrap().recv_timeout(Duration::from_secs(20)).is_ok();
+                was_told.store(heard && stop.load(Ordering::Relaxed), Ordering::Relaxed);
+                Ok(())
+            }
+        };
+        let fail = || {
+            let _ = failed.send(());
+        };
+        let run = || on_threads(2, &stop, fail, work);
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+        (ended, was_told.into_inner())
+    }
+
+    /// [`Order`]'s waiters would wait for ever.
+    #[test]
+    fn a_thread_that_fails_or_panics_lets_nobody_wait() {
+        let (ended, told) = two(|| Err(ExportError::Nothing));
+        assert!(told && matches!(ended, Ok(Err(ExportError::Nothing))), "{ended:?}");
+        let (ended, told) = two(|| panic!("as a writer may"));
+        assert!(told && ended.is_err());
     }
 }

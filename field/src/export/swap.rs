@@ -6,11 +6,11 @@
 
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lifeboat_format::{PAGE, PageClass, PageRange, Pfn};
 
-use super::coverage::{join, reason};
+use super::coverage::{join, pages_of};
 use super::{ExportError, Missing, Options, Report, Why, page_of, pipeline};
 use crate::dump::{OpenDump, PageSpace, Piece, merge, subtract};
 use crate::stream::Stream;
@@ -30,7 +30,7 @@ pub fn write(
 ) -> Result<Report, ExportError> {
     let space = dump.swap(index)?;
     let entries = space.entries();
-    let covered = entries.iter().map(|e| PageRange::new(e.first.0, e.first.0 + e.pages));
+    let covered = entries.iter().map(|e| pages_of(e.first.0, e.pages));
     let covered = merge(covered.collect());
     let mut warnings = Vec::new();
     let device = dump.meta().swap.iter().find(|d| d.index == index);
@@ -57,7 +57,7 @@ pub fn write(
                         chunk.pieces().try_for_each(|p| image.take(&p, &mut found))?;
                     }
                     Err(_) => {
-                        let pages = PageRange::new(entry.first.0, entry.first.0 + entry.pages);
+                        let pages = pages_of(entry.first.0, entry.pages);
                         found.push(Missing { pages, why: Why::Damaged });
                     }
                 }
@@ -65,7 +65,8 @@ pub fn write(
                 Ok(())
             },
         )?;
-        image.copy_all(Vec::new())?;
+        let last = std::mem::take(&mut *image.waiting());
+        image.copy_all(last)?;
         let missing = image.missing.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok::<_, ExportError>((image.data.into_inner(), image.zero.into_inner(), missing))
     })?;
@@ -113,12 +114,9 @@ impl<'a> Image<'a> {
     }
 
     fn take(&self, piece: &Piece<'_>, found: &mut Vec<Missing>) -> Result<(), ExportError> {
-        let pages = PageRange::new(piece.first.0, piece.first.0 + piece.pages);
+        let pages = pages_of(piece.first.0, piece.pages);
         // What lies behind the end of the device is no part of it.
         let end = pages.end.0.min(self.len.div_ceil(PAGE64));
-        if let Some(why) = reason(piece.class) {
-            found.push(Missing { pages, why });
-        }
         match piece.class {
             PageClass::Data => {
                 self.data.fetch_add(piece.pages, Ordering::Relaxed);
@@ -137,9 +135,11 @@ impl<'a> Image<'a> {
             PageClass::Same(source) => {
                 let page = piece.first.0;
                 let count = end.saturating_sub(page);
-                self.copy_all(vec![Twin { source: source.0, page, count }])?;
+                self.put_off(Twin { source: source.0, page, count })?;
             }
-            PageClass::Unreadable | PageClass::Excluded | PageClass::Elsewhere => {}
+            PageClass::Unreadable => found.push(Missing { pages, why: Why::Unreadable }),
+            PageClass::Excluded => found.push(Missing { pages, why: Why::Excluded }),
+            PageClass::Elsewhere => {}
         }
         Ok(())
     }
@@ -148,16 +148,23 @@ impl<'a> Image<'a> {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).extend(more);
     }
 
-    /// Puts copies off, to be made when they are many; all there are if none is given.
-    fn copy_all(&self, mut more: Vec<Twin>) -> Result<(), ExportError> {
-        let mut waiting = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = more.is_empty();
-        waiting.append(&mut more);
-        if !last && waiting.len() < MAX_COPIES {
+    fn waiting(&self) -> MutexGuard<'_, Vec<Twin>> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts copies off, until they are many.
+    fn put_off(&self, copy: Twin) -> Result<(), ExportError> {
+        let mut waiting = self.waiting();
+        waiting.push(copy);
+        if waiting.len() < MAX_COPIES {
             return Ok(());
         }
-        let mut copies = std::mem::take(&mut *waiting);
+        let many = std::mem::take(&mut *waiting);
         drop(waiting);
+        self.copy_all(many)
+    }
+
+    fn copy_all(&self, mut copies: Vec<Twin>) -> Result<(), ExportError> {
         // Each chunk of memory is decoded once then.
         copies.sort_unstable();
         let mut found = Vec::new();

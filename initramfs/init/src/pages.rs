@@ -3,7 +3,7 @@
 //! [`Pages::capture`] takes what memory is still wanted and seals the heap; from there on
 //! nothing here, or below it, allocates.
 
-use lifeboat_engine::{Cursor, Frames, Input, Job, Monitor, PlaceRead, Tuner, Twins};
+use lifeboat_engine::{Cursor, EngineError, Frames, Input, Job, Monitor, PlaceRead, Tuner, Twins};
 use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::commit::{Outcome, PageCounts};
 use lifeboat_format::{ChunkKind, Layer, PageRange};
@@ -169,7 +169,10 @@ impl Pages<'_> {
         self.interrupts.during(|| {
             pool.run(number, |error| {
                 if !error.can_commit() {
-                    fatal.get_or_insert(error);
+                    // Whoever was ended by another worker's failure does not know the reason.
+                    if matches!(fatal, None | Some(EngineError::Poisoned)) {
+                        fatal = Some(error);
+                    }
                     return;
                 }
                 say!("{}: {error}", task.job.name);

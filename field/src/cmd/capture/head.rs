@@ -1,17 +1,15 @@
 //! What a dump of a vmcore begins with: header, key area, log and tables.
 
-use lifeboat_crypt::{DataKey, Recipient, fingerprint, header_digest};
+use lifeboat_crypt::{DataKey, header_digest, key_area};
+use lifeboat_format::bootcfg::BootConfig;
 use lifeboat_format::header::KEY_AREA_LEN;
 use lifeboat_format::meta::{MetaWriter, Tag};
-use lifeboat_format::{
-    Cipher, DumpHeader, FORMAT_VERSION, Id, KeyArea, KeyEntry, KeyKind, text_field,
-};
+use lifeboat_format::{Cipher, DumpHeader, FORMAT_VERSION, Id, text_field};
 use lifeboat_sources::vmcore::Vmcore;
 use lifeboat_sources::vmcoreinfo::VmcoreInfo;
 use lifeboat_sources::{OldMemory, kmsg, notes};
 
-use crate::cli::Capture;
-use crate::ui::{Context as _, Failure, warn};
+use crate::ui::{self, Context as _, Failure, warn};
 
 /// Longest log that is taken, in bytes.
 const LOG_MAX: usize = 4 << 20;
@@ -25,21 +23,22 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) fn make(args: &Capture, memory: &Vmcore) -> Result<Self, Failure> {
+    pub(super) fn make(config: &BootConfig, memory: &Vmcore) -> Result<Self, Failure> {
         let info = notes::vmcoreinfo(memory.notes()).map(VmcoreInfo::new);
         let log = info.as_ref().map(|info| log(info, memory)).unwrap_or_default();
         let release = info.as_ref().and_then(VmcoreInfo::osrelease).unwrap_or_default();
         let mut dump_id: Id = [0; 16];
         getrandom::fill(&mut dump_id).context("random numbers")?;
-        let (key, keys) = keys(args, &dump_id)?;
+        let key = config.encrypt.then(|| data_key(&dump_id)).transpose()?;
+        let keys = key_area(config, key.as_ref()).map_err(|e| Failure::of(&e))?;
         let header = DumpHeader {
             version: FORMAT_VERSION,
             dump_id,
             volume_id: [0; 16],
             number: 1,
-            created: super::now(),
+            created: ui::now(),
             cipher: if key.is_some() { Cipher::Aes256Gcm } else { Cipher::None },
-            chunk_pages: args.chunk_pages,
+            chunk_pages: config.chunk_pages,
             release: text_field(release),
             reason: text_field(kmsg::panic_reason(&log)),
             image: text_field(concat!("lifeboat ", env!("CARGO_PKG_VERSION"))),
@@ -50,32 +49,11 @@ impl Head {
     }
 }
 
-/// The data key, and the area that holds it wrapped.
-fn keys(
-    args: &Capture,
-    dump_id: &Id,
-) -> Result<(Option<DataKey>, Box<[u8; KEY_AREA_LEN]>), Failure> {
-    let mut area = Box::new([0u8; KEY_AREA_LEN]);
-    if args.clear != args.recipient.is_empty() {
-        return Err(Failure::usage("either --recipient or --clear, one of the two")
-            .hint("`lifeboat keygen` makes a key and prints its recipient"));
-    }
-    if args.clear {
-        KeyArea::encode(&mut area, 0, &[]).context("the key area")?;
-        return Ok((None, area));
-    }
+/// A fresh data key.
+fn data_key(dump_id: &Id) -> Result<DataKey, Failure> {
     let mut entropy = zeroize::Zeroizing::new([0u8; 32]);
     getrandom::fill(&mut entropy[..]).context("random numbers")?;
-    let key = DataKey::mix(&[&entropy[..], &dump_id[..]]);
-    let texts: Vec<&str> = args.recipient.iter().map(String::as_str).collect();
-    for text in &texts {
-        Recipient::parse(text).map_err(|e| Failure::of(&e))?;
-    }
-    let wrapped = lifeboat_crypt::wrap(&key, &texts).map_err(|e| Failure::of(&e))?;
-    let prints: Vec<[u8; 8]> = texts.iter().map(|t| fingerprint(t)).collect();
-    let entry = KeyEntry { kind: KeyKind::Data, fingerprints: &prints, wrapped: &wrapped };
-    KeyArea::encode(&mut area, 0, &[entry]).context("the key area")?;
-    Ok((Some(key), area))
+    Ok(DataKey::mix(&[&entropy[..], &dump_id[..]]))
 }
 
 /// The dead kernel's log; a vmcore without one is still worth keeping.

@@ -8,17 +8,16 @@ mod head;
 mod places;
 mod throttle;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use lifeboat_crypt::Sealer;
+use lifeboat_crypt::{Recipient, Sealer};
 use lifeboat_engine::{
     CommitFacts, Cursor, EngineError, Frames, Input, Job, Method, Monitor, PlaceRead, Shared,
     Tuner, Twins, Worker,
 };
-use lifeboat_format::bootcfg::Ladder;
+use lifeboat_format::bootcfg::{BootConfig, Ladder};
 use lifeboat_format::commit::{MAX_PHASES, Outcome, PageCounts, PhaseId, SourceKind};
-use lifeboat_format::{ChunkKind, CommitRecord, Layer};
+use lifeboat_format::{ChunkKind, CommitRecord, Exclude, Layer};
 use lifeboat_join::{CryptSeal, Memory, Places, Plain};
 use lifeboat_sink::ExtentWriter;
 use lifeboat_sources::OldMemory;
@@ -27,7 +26,7 @@ use lifeboat_sys::{QueueMode, WriteQueue};
 
 use crate::cli::{Capture, PackWord};
 use crate::output::Output;
-use crate::ui::{Context as _, Ended, Failure, Outcome as Exit, say};
+use crate::ui::{self, Context as _, Ended, Failure, Outcome as Exit, say};
 use head::Head;
 use places::Records;
 use throttle::Throttled;
@@ -40,32 +39,59 @@ type Writer = Shared<Plain<Throttled>, CryptSeal>;
 
 /// Takes a dump of a vmcore file.
 pub(crate) fn run(args: &Capture) -> Ended {
-    let ladder = ladder(args)?;
+    let config = config(args)?;
     let out = Output::create(&args.to, args.force)?;
     let memory = Vmcore::open_file(&args.from).map_err(|e| Failure::of(&e))?;
-    let head = Head::make(args, &memory)?;
-    let clock = Clock { start: Instant::now(), pages: AtomicU64::new(0) };
-    let mut workers = workers(args, &ladder)?;
-    let twins = twins(args, &mut workers)?;
-    let tuner = Tuner::new(ladder.methods());
-    let frames = begin(&out, args, &head, &memory, &mut workers)?;
-    let records = Records::open(args, &memory)?;
+    let head = Head::make(&config, &memory)?;
+    let clock = Clock(Instant::now());
+    let mut workers = workers(&config)?;
+    let twins = twins(&config, &mut workers)?;
+    let tuner = Tuner::new(config.codec.methods());
+    let asked = memory.ranges().iter().map(|r| r.pages()).sum();
+    let frames = begin(&out, args.throttle_mbs, &head, &memory, &mut workers)?;
+    let records = Records::open(config.exclude, &memory);
     let mut readers = Readers::open(&memory, records.as_ref(), workers.len())?;
     if let Some(readers) = readers.first_mut() {
-        let data = lifeboat_engine::estimate(memory.ranges(), &mut readers.input());
-        tuner.expect(memory.ranges().iter().map(|r| r.pages()).sum(), data);
+        tuner.expect(asked, lifeboat_engine::estimate(memory.ranges(), &mut readers.input()));
     }
     let outcome = pages(&memory, &mut workers, readers, &frames, (&tuner, twins.as_ref(), &clock))?;
     let pages_ms = clock.millis();
     let frames = frames.into_inner().map_err(|e| Failure::of(&e))?;
-    let record = commit(frames, outcome, &memory, pages_ms, &mut workers)?;
-    out.file().set_len(record.total_len).context(args.to.display())?;
+    let record = commit(frames, outcome, asked, pages_ms, &mut workers)?;
+    out.file().set_len(record.total_len).context(out.path().display())?;
     out.finish()?;
     if let Some(records) = &records {
         say!("filter {}", records.filter);
     }
     report(args, &record, &tuner, workers.len(), &clock);
     Ok(if record.outcome == Outcome::Complete { Exit::Good } else { Exit::Partial })
+}
+
+/// The arguments as a crash kernel would be told of them, and held to the same rules.
+fn config(args: &Capture) -> Result<BootConfig, Failure> {
+    if args.clear != args.recipient.is_empty() {
+        return Err(Failure::usage("either --recipient or --clear, one of the two")
+            .hint("`lifeboat keygen` makes a key and prints its recipient"));
+    }
+    let usage = |why: &str| {
+        Failure::usage(format!("capture: {why}")).hint("`lifeboat capture --help` says what fits")
+    };
+    let mut config = BootConfig {
+        codec: ladder(args)?,
+        exclude: Exclude::parse(args.exclude.as_deref().unwrap_or("zero")).map_err(usage)?,
+        dedup_kib: args.dedup_kib,
+        chunk_pages: args.chunk_pages,
+        workers: args.workers,
+        encrypt: !args.clear,
+        ..BootConfig::default()
+    };
+    config.check_packing().map_err(usage)?;
+    for text in &args.recipient {
+        let recipient = Recipient::parse(text).map_err(|e| Failure::of(&e))?;
+        let text = recipient.text().try_into().map_err(|_| usage("a recipient is too long"))?;
+        config.recipients.push(text).map_err(|_| usage("more than 32 recipients"))?;
+    }
+    Ok(config)
 }
 
 fn ladder(args: &Capture) -> Result<Ladder, Failure> {
@@ -84,18 +110,18 @@ fn ladder(args: &Capture) -> Result<Ladder, Failure> {
     Ladder::new(&methods).map_err(|why| Failure::usage(why).hint("1 is a good choice"))
 }
 
-fn workers(args: &Capture, ladder: &Ladder) -> Result<Vec<Worker>, Failure> {
-    let count = match args.workers {
+fn workers(config: &BootConfig) -> Result<Vec<Worker>, Failure> {
+    let count = match config.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n.min(64),
+        n => n as usize,
     };
-    let make = |_| lifeboat_join::worker(ladder, args.chunk_pages);
+    let make = |_| lifeboat_join::worker(&config.codec, config.chunk_pages);
     let made: Option<Vec<Worker>> = (0..count).map(make).collect();
     made.ok_or_else(|| Failure::new("zstd refused its working memory").hint("use a lower --level"))
 }
 
-fn twins(args: &Capture, workers: &mut [Worker]) -> Result<Option<Twins>, Failure> {
-    let Some(twins) = Twins::new((args.dedup_kib as usize) << 10) else { return Ok(None) };
+fn twins(config: &BootConfig, workers: &mut [Worker]) -> Result<Option<Twins>, Failure> {
+    let Some(twins) = Twins::new((config.dedup_kib as usize) << 10) else { return Ok(None) };
     let mut key = [0u8; 32];
     getrandom::fill(&mut key).context("random numbers")?;
     if !lifeboat_join::look_for_twins(workers, &key) {
@@ -107,15 +133,15 @@ fn twins(args: &Capture, workers: &mut [Worker]) -> Result<Option<Twins>, Failur
 
 fn begin(
     out: &Output,
-    args: &Capture,
+    throttle_mbs: u32,
     head: &Head,
     memory: &Vmcore,
     workers: &mut [Worker],
 ) -> Result<Writer, Failure> {
-    let file = out.file().try_clone().context(args.to.display())?;
+    let file = out.file().try_clone().context(out.path().display())?;
     let mut queue = WriteQueue::new(file, QueueMode::Uring, BUFFERS, BUFFER_LEN);
     queue.hand_over();
-    let queue = Throttled::new(queue, args.throttle_mbs);
+    let queue = Throttled::new(queue, throttle_mbs);
     let extent = ExtentWriter::new(queue, 0, i64::MAX as u64 & !4095);
     let seal = CryptSeal(Sealer::new(head.key.as_ref()));
     let mut frames = Frames::new(Plain(extent), seal, &head.header, &head.keys);
@@ -162,21 +188,28 @@ fn pages(
         }
         threads.into_iter().map(|t| t.join().unwrap_or(Err(EngineError::Poisoned))).collect()
     });
-    let mut outcome = Outcome::Complete;
-    for error in results.into_iter().filter_map(Result::err) {
-        if !error.can_commit() {
-            return Err(Failure::of(&error));
+    ended(results.into_iter().filter_map(Result::err))
+}
+
+/// How the dump ends after what went wrong with some workers.
+fn ended(errors: impl Iterator<Item = EngineError>) -> Result<Outcome, Failure> {
+    let (mut outcome, mut fatal) = (Outcome::Complete, None);
+    for error in errors {
+        if error.can_commit() {
+            ui::warn(&error);
+            outcome = error.outcome();
+        } else if matches!(fatal, None | Some(EngineError::Poisoned)) {
+            // Whoever was ended by another worker's failure does not know the reason.
+            fatal = Some(error);
         }
-        crate::ui::warn(error.to_string());
-        outcome = error.outcome();
     }
-    Ok(outcome)
+    fatal.map_or(Ok(outcome), |error| Err(Failure::of(&error)))
 }
 
 fn commit(
     mut frames: Frames<Plain<Throttled>, CryptSeal>,
     outcome: Outcome,
-    memory: &Vmcore,
+    asked: u64,
     pages_ms: u64,
     workers: &mut [Worker],
 ) -> Result<CommitRecord, Failure> {
@@ -192,8 +225,8 @@ fn commit(
         source: SourceKind::File,
         io,
         writes,
-        now: now(),
-        asked: (memory.ranges().iter().map(|r| r.pages()).sum(), 0),
+        now: ui::now(),
+        asked: (asked, 0),
         read_errors: counts.unreadable,
         phases,
     };
@@ -202,7 +235,7 @@ fn commit(
 
 fn report(args: &Capture, record: &CommitRecord, tuner: &Tuner, workers: usize, clock: &Clock) {
     let PageCounts { asked, data, zero, fill, same, unreadable, excluded, .. } = record.memory;
-    let secs = clock.start.elapsed().as_secs_f64();
+    let secs = clock.0.elapsed().as_secs_f64();
     say!("dump {}", args.to.display());
     say!("outcome {}", record.outcome.name());
     say!("bytes {}", record.total_len);
@@ -226,30 +259,21 @@ fn report(args: &Capture, record: &CommitRecord, tuner: &Tuner, workers: usize, 
     say!("seconds {secs:.3}");
 }
 
-/// Seconds since 1970.
-pub(super) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
 /// The capture's clock. Nothing stops it: a host has time.
-struct Clock {
-    start: Instant,
-    pages: AtomicU64,
-}
+struct Clock(Instant);
 
 impl Clock {
     fn millis(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
 impl Monitor for Clock {
-    fn tick(&self, pages: u64) -> bool {
-        self.pages.fetch_add(pages, Ordering::Relaxed);
+    fn tick(&self, _: u64) -> bool {
         true
     }
     fn nanos(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
@@ -276,5 +300,24 @@ impl<'w> Readers<'w> {
     fn input(&mut self) -> Input<'_> {
         let places = self.places.as_mut().map(|p| p as &mut dyn PlaceRead);
         Input { pages: &mut self.pages, places }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worker_that_knows_the_reason_is_heard() {
+        let errors = |known_at: usize| {
+            let reason = || EngineError::Sink(std::io::Error::from_raw_os_error(28));
+            (0..3).map(move |n| if n == known_at { reason() } else { EngineError::Poisoned })
+        };
+        for known_at in 0..3 {
+            let failure = ended(errors(known_at)).unwrap_err();
+            assert!(failure.text().contains("writing the dump"), "{}", failure.text());
+        }
+        assert!(ended(errors(3)).unwrap_err().text().contains("another worker failed"));
+        assert_eq!(ended([EngineError::Full].into_iter()).unwrap(), Outcome::Full);
     }
 }

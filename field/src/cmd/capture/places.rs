@@ -7,8 +7,7 @@ use lifeboat_sources::vmcoreinfo::VmcoreInfo;
 use lifeboat_sources::worth::{self, Filter, Worth};
 use lifeboat_sources::{MemoryReader, OldMemory, notes};
 
-use crate::cli::Capture;
-use crate::ui::{Failure, warn};
+use crate::ui::warn;
 
 /// The records, and what is left out by them.
 pub(super) struct Records {
@@ -19,14 +18,9 @@ pub(super) struct Records {
 impl Records {
     /// Opens the records of `memory`, if something is to be left out. Where they cannot be
     /// used everything is kept, and that is told.
-    ///
-    /// # Errors
-    /// An unknown word in `--exclude`.
-    pub(super) fn open(args: &Capture, memory: &Vmcore) -> Result<Option<Self>, Failure> {
-        let exclude = Exclude::parse(args.exclude.as_deref().unwrap_or("zero"))
-            .map_err(|why| Failure::usage(format!("--exclude: {why}")))?;
+    pub(super) fn open(exclude: Exclude, memory: &Vmcore) -> Option<Self> {
         if !exclude.needs_records() {
-            return Ok(None);
+            return None;
         }
         let open = || -> Result<Worth, Box<dyn std::error::Error>> {
             let info = notes::vmcoreinfo(memory.notes()).map(VmcoreInfo::new);
@@ -34,10 +28,10 @@ impl Records {
             Ok(Worth::open(&info, &mut memory.reader()?)?)
         };
         match open() {
-            Ok(worth) => Ok(Some(Self { filter: Filter::new(&worth, exclude), worth })),
+            Ok(worth) => Some(Self { filter: Filter::new(&worth, exclude), worth }),
             Err(why) => {
                 warn(format!("nothing is left out: {why}"));
-                Ok(None)
+                None
             }
         }
     }
