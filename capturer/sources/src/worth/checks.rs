@@ -66,19 +66,18 @@ pub(super) fn blocks(worth: &Worth, sections: &[u64]) -> impl Iterator<Item = u6
 }
 
 /// One page in a hundred may be odd: a section need not be memory to its end. Nor are
-/// more than that faulty in a machine that ran.
+/// more than that marked faulty in a machine that ran.
 fn sample<R: PhysRead>(
     reader: &mut WorthReader<'_, R>,
     blocks: impl Iterator<Item = u64>,
 ) -> Result<(u64, u64), WorthError> {
     let mut classes = [Class::Kernel; BLOCK];
-    let (mut pages, mut poison) = (0, 0u64);
+    let mut pages = 0;
     for first in blocks {
         reader.classes(Pfn(first), &mut classes);
         pages += BLOCK as u64;
-        poison += classes.iter().map(|c| u64::from(*c == Class::Poison)).sum::<u64>();
     }
-    let doubts = reader.doubts();
+    let (doubts, poison) = (reader.doubts(), reader.poison());
     for (what, bad) in [("struct pages", doubts), ("pages without a fault", poison)] {
         if bad > pages / 100 {
             return Err(WorthError::Nonsense { what, bad, of: pages });

@@ -38,6 +38,7 @@ pub struct WorthReader<'w, R> {
     /// The last section that was looked up, and whether it has `struct page`s.
     section: Option<(u64, bool)>,
     doubts: u64,
+    poison: u64,
 }
 
 impl<'w, R: PhysRead> WorthReader<'w, R> {
@@ -53,6 +54,7 @@ impl<'w, R: PhysRead> WorthReader<'w, R> {
             run: (0, 0, PhysAddr(0)),
             section: None,
             doubts: 0,
+            poison: 0,
         }
     }
 
@@ -73,6 +75,12 @@ impl<'w, R: PhysRead> WorthReader<'w, R> {
     #[must_use]
     pub fn doubts(&self) -> u64 {
         self.doubts
+    }
+
+    /// `struct page`s so far that were marked faulty. Of a hugetlb page it is the first one
+    /// alone, however many pages that makes [`Class::Poison`].
+    pub(super) fn poison(&self) -> u64 {
+        self.poison
     }
 
     pub(super) fn each<T>(&mut self, first: Pfn, out: &mut [T], map: impl Fn(Class) -> T) {
@@ -205,6 +213,7 @@ impl<'w, R: PhysRead> WorthReader<'w, R> {
             };
             let poison = layout.is_poison(page);
             self.doubts += u64::from(found.is_none() && !poison);
+            self.poison += u64::from(poison);
             let mut class = found.unwrap_or(Class::Kernel);
             if class == Class::Free && !worth.free {
                 class = Class::Kernel;
