@@ -1,8 +1,9 @@
 //! Keys and seals: a fresh data key for each dump, wrapped to age recipients,
 //! and AES-256-GCM over every chunk with its place authenticated.
 //!
-//! This crate reads and writes no file and keeps no key longer than its holder: key
-//! material is zeroized on drop. It refuses to invent randomness where the system
+//! This crate reads and writes no file and keeps no key longer than its holder: data keys
+//! and secrets that it holds are zeroized on drop, but not the round keys that `ring` makes
+//! of a data key for a [`Sealer`]. It refuses to invent randomness where the system
 //! has none (see [`DataKey::mix`]) and never prints key bytes.
 //!
 //! Words: a *recipient* is a public key, an *identity* the secret half of one. The

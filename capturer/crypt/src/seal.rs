@@ -80,13 +80,14 @@ impl Sealer {
         payload: &mut [u8],
     ) -> Result<Option<[u8; TAG_LEN]>, CryptError> {
         let Some(cipher) = &self.0 else { return Ok(None) };
-        let forged = CryptError::Forged { what: "a chunk" };
-        let Some(cipher) = cipher else { return Err(forged) };
+        let forged = || CryptError::Forged { what: "a chunk" };
+        let cipher = cipher.as_ref().ok_or_else(forged)?;
         let nonce = aead::Nonce::assume_unique_for_key(nonce(domain, seq));
         let tag = cipher
             .seal_in_place_separate_tag(nonce, aead::Aad::from(aad), payload)
-            .map_err(|_| forged)?;
-        Ok(tag.as_ref().first_chunk().copied())
+            .map_err(|_| forged())?;
+        // Without its tag nobody could ever open the chunk.
+        tag.as_ref().first_chunk().copied().map(Some).ok_or_else(forged)
     }
 }
 

@@ -481,9 +481,14 @@ impl BootConfig {
     }
 
     fn add_swap_on(&mut self, value: &str) -> Result<(), &'static str> {
+        let none = value == "none";
+        // An empty list is what `none` left there.
+        if self.swap_on.as_ref().is_some_and(|list| list.is_empty() != none) {
+            return Err("swap-on is none or devices");
+        }
         let list = self.swap_on.get_or_insert_default();
-        if value == "none" {
-            return if list.is_empty() { Ok(()) } else { Err("swap-on is none or devices") };
+        if none {
+            return Ok(());
         }
         list.push(Selector::parse(value)?).map_err(|_| "more than 16 swap devices that are on")
     }

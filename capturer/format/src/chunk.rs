@@ -165,7 +165,7 @@ pub enum PageClass {
     Zero,
     /// Could not be read; never shown as zeros.
     Unreadable,
-    /// Left out because the profile asked for it.
+    /// Left out: of a kind that was to be, or marked faulty by the dead kernel.
     Excluded,
     /// Of another layer: a chunk of that layer holds it, or it was not reached.
     Elsewhere,

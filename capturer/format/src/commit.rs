@@ -215,7 +215,7 @@ pub struct PageCounts {
     pub zero: u64,
     /// Pages that could not be read.
     pub unreadable: u64,
-    /// Pages left out by the profile.
+    /// Pages left out: of a kind that was to be, or faulty.
     pub excluded: u64,
     /// Pages of one word, not zero, over and over.
     pub fill: u64,
@@ -235,12 +235,6 @@ impl PageCounts {
             .saturating_add(self.excluded)
             .saturating_add(self.fill)
             .saturating_add(self.same)
-    }
-
-    /// Pages whose contents the dump gives back.
-    #[must_use]
-    pub fn kept(&self) -> u64 {
-        self.data.saturating_add(self.zero).saturating_add(self.fill).saturating_add(self.same)
     }
 
     /// Adds another count, saturating.

@@ -25,7 +25,7 @@ pub enum Kind {
     /// Pages that were given back to the hypervisor.
     Offline = 5,
     /// Pages that the machine reported as faulty. Wherever the dead kernel's page
-    /// records are read, such pages are never touched, asked for or not.
+    /// records are read and believed, such pages are left out unasked.
     Hwpoison = 6,
 }
 
@@ -118,13 +118,6 @@ impl Exclude {
             out = out.with(kind);
         }
         Ok(out)
-    }
-}
-
-impl Default for Exclude {
-    /// [`Exclude::NOTHING`]: orders that do not speak of it leave nothing out.
-    fn default() -> Self {
-        Self::NOTHING
     }
 }
 

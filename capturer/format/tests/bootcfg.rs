@@ -138,6 +138,7 @@ fn contradictions_and_unknown_words_are_refused() {
         (head, "colour red\n", "line 4: unknown key"),
         (head, "swap none\nswap-on none\n", "swap-on is for swap auto"),
         (head, "swap-on uuid=1\nswap-on none\n", "none or devices"),
+        (head, "swap-on none\nswap-on uuid=1\n", "none or devices"),
         (head, "policy keep-all\n", "keep-first, keep-latest or drop-pulled"),
         (head, "order random\n", "worth or address"),
         (head, "exclude slab\n", "some of zero, free, cache, cache-private, user, offline"),

@@ -198,6 +198,11 @@ impl<R: PhysRead> SpanReader<R> {
         Self { space, memory, run: (0, 0, 0) }
     }
 
+    /// The memory itself.
+    pub(crate) fn memory(&mut self) -> &mut R {
+        &mut self.memory
+    }
+
     /// Where `addr` lies, and for how many bytes memory goes on.
     fn translate(&mut self, addr: u64) -> Result<(u64, u64), PagingError> {
         let (from, to, phys) = self.run;
@@ -296,12 +301,6 @@ impl<'a> VirtReader<'a> {
             self.next = (slot + 1) % CACHED;
         }
         Ok(&entry.1)
-    }
-}
-
-impl ReadVirt for VirtReader<'_> {
-    fn read_virt(&mut self, addr: u64, buf: &mut [u8]) -> Result<(), PagingError> {
-        self.read(addr, buf)
     }
 }
 

@@ -84,9 +84,13 @@ impl SwapReader {
         Self { queue, devices: list, at: 0, plain: 0 }
     }
 
-    /// Reads device `index` from here on.
+    /// Reads device `index` from here on. What was read ahead of another one is given up.
     pub fn select(&mut self, index: usize) {
-        self.at = index;
+        if self.at != index {
+            self.at = index;
+            // The queue reads the file that it was last told of.
+            self.ahead(PageRange::new(0, 0));
+        }
     }
 
     /// How the selected device is read.

@@ -93,6 +93,31 @@ fn one_reader_serves_all_devices() {
     }
 }
 
+/// Nothing has to be announced: the queue must not go on with the device before.
+#[test]
+fn a_selected_device_is_the_one_that_is_read() {
+    let files: Vec<_> = [0x11u8, 0x22]
+        .into_iter()
+        .map(|byte| {
+            let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+            std::fs::write(file.path(), vec![byte; 8 * PAGE]).unwrap();
+            (device(file.path(), 8 * PAGE as u64), file, byte)
+        })
+        .collect();
+    for mode in MODES {
+        let list = files.iter().map(|(device, ..)| (device, mode));
+        let mut reader = SwapReader::open(list, ReadAhead { depth: 2, len: 2 * PAGE });
+        reader.ahead(PageRange::new(0, 8));
+        for index in [1, 0, 1] {
+            reader.select(index);
+            let (mut space, skip) = aligned(4);
+            let buf = &mut space[skip..skip + 4 * PAGE];
+            assert_eq!(reader.read_pages(Pfn(2), buf, &mut |_| ()), Ok(0), "{mode:?}");
+            assert!(buf.iter().all(|b| *b == files[index].2), "{mode:?} {index}: {:#x}", buf[0]);
+        }
+    }
+}
+
 /// A device that ends early, as one whose medium fails from some page on: each page that
 /// is there comes, each other one is told, and is no zero page to anybody.
 #[test]

@@ -362,9 +362,9 @@ fn faulty_pages_are_known_wherever_they_are() {
             m.put(Machine::place(head), flags | poison);
         }
         let mut ram = m.ram();
-        // Without the huge pages, for the share of all pages that may be faulty.
-        let calm = machine(kernel);
-        let worth = open(&calm, &mut calm.ram());
+        // Marks count, not the pages of the hugetlb pages: those are more than a machine has
+        // that ran.
+        let worth = open(&m, &mut ram);
         let mut classes = vec![Class::Offline; usize::try_from(PAGES).unwrap()];
         WorthReader::new(&worth, &mut ram).classes(Pfn(0), &mut classes);
         let poisoned: Vec<usize> =
@@ -376,10 +376,13 @@ fn faulty_pages_are_known_wherever_they_are() {
         assert!((0xc01..0xc08).all(|n| classes[n] == Class::Anon));
         assert_eq!((classes[0xc0a], classes[0xc0c]), (Class::Anon, Class::Anon));
         assert_eq!((classes[0x443], classes[0x445]), (Class::Free, Class::Free));
-        // A machine of which so much is faulty did not run: its flag is another.
+        // A machine of which one page in a hundred is marked did not run: its flag is another.
+        let marks = PAGES / 100;
+        (0x1800..0x1800 + marks).for_each(|pfn| m.set(pfn, Page { flags: poison, ..USED }));
         let info = VmcoreInfo::new(m.info.as_bytes());
-        let said = Worth::open(&info, &mut ram).unwrap_err().to_string();
-        assert!(said.contains("pages without a fault are not what they should be"), "{said}");
+        let said = Worth::open(&info, &mut m.ram()).unwrap_err().to_string();
+        let want = format!("{} of {PAGES} pages without a fault are not what", marks + 7);
+        assert!(said.contains(&want), "{said}");
     }
 }
 

@@ -117,11 +117,13 @@ fn layers_are_what_the_classes_say() {
     m.set(0x901, lru(&m, 0));
     let mut ram = m.ram();
     let worth = open(&m, &mut ram).unwrap();
-    let mut layers = [Layer::Address; 4];
-    WorthReader::new(&worth, &mut ram).layers(Pfn(0x8ff), &mut layers);
-    assert_eq!(layers, [Layer::Kernel, Layer::User, Layer::Cache, Layer::Kernel]);
-    WorthReader::new(&worth, &mut ram).layers(Pfn(0x7fe), &mut layers);
-    assert_eq!(layers, [Layer::Free, Layer::Free, Layer::Kernel, Layer::Kernel]);
+    let mut layers = |first| {
+        let mut classes = [Class::Offline; 4];
+        WorthReader::new(&worth, &mut ram).classes(Pfn(first), &mut classes);
+        classes.map(Class::layer)
+    };
+    assert_eq!(layers(0x8ff), [Layer::Kernel, Layer::User, Layer::Cache, Layer::Kernel]);
+    assert_eq!(layers(0x7fe), [Layer::Free, Layer::Free, Layer::Kernel, Layer::Kernel]);
     let text = worth.describe().to_string();
     assert_eq!(
         text,

@@ -97,7 +97,6 @@ pub(crate) fn profile(
     let packing = packing::check(&mut c, &raw.capture, cpus, crashkernel_mib);
     let console = console(&mut c, raw.console);
     let led = raw.led.and_then(|led| self::led(&mut c, &led));
-    let buffers_kib = buffers(&mut c, raw.capture.buffers_kib, crashkernel_mib);
     let fragments = fragments(&mut c, &raw.kernel);
     c.done(Profile {
         name,
@@ -119,7 +118,7 @@ pub(crate) fn profile(
         chunk_pages: packing.chunk_pages,
         workers: packing.workers,
         targets,
-        buffers_kib,
+        buffers_kib: packing.buffers_kib,
         encrypt,
         recipients: raw.keys.recipients,
         action: action(raw.after.action),
@@ -287,22 +286,6 @@ fn fragments(c: &mut Checker<'_>, raw: &raw::Kernel) -> Vec<PathBuf> {
             "name fragments of config/kernel, as board/x86_64-generic does");
     }
     out
-}
-
-fn buffers(c: &mut Checker<'_>, raw: Option<u32>, crash: u32) -> u32 {
-    let kib = c.range(
-        "capture.buffers_kib",
-        raw.unwrap_or(bootcfg::BUFFERS_KIB),
-        bootcfg::MIN_BUFFERS_KIB,
-        bootcfg::MAX_BUFFERS_KIB,
-        "a disk would wait for bytes, or memory for nothing",
-    );
-    if kib / 1024 > crash / 4 {
-        c.bad("capture.buffers_kib",
-            format!("{kib} KiB in front of the disks of a reservation of {crash} MiB: the capture would run out of memory"),
-            "at most a quarter of reservation.crashkernel_mib; 4096 keeps any one disk busy");
-    }
-    kib
 }
 
 fn reservation(c: &mut Checker<'_>, raw: &raw::Reservation) -> (u32, u32) {

@@ -1,6 +1,8 @@
 //! `[capture]`: how chunks are packed, by how many workers, in how much memory.
 
-use lifeboat_format::bootcfg::{DEDUP_KIB, LEVELS, Ladder, MAX_DEDUP_KIB, Method};
+use lifeboat_format::bootcfg::{
+    BUFFERS_KIB, DEDUP_KIB, LEVELS, Ladder, MAX_BUFFERS_KIB, MAX_DEDUP_KIB, MIN_BUFFERS_KIB, Method,
+};
 
 use crate::check::Checker;
 use crate::raw;
@@ -11,9 +13,11 @@ pub(crate) struct Packing {
     pub(crate) dedup_kib: u32,
     pub(crate) chunk_pages: u32,
     pub(crate) workers: u32,
+    pub(crate) buffers_kib: u32,
 }
 
 pub(crate) fn check(c: &mut Checker<'_>, raw: &raw::Capture, cpus: u32, crash: u32) -> Packing {
+    let buffers_kib = buffers(c, raw.buffers_kib, crash);
     let codec = codec(c, raw);
     let chunk_pages = c.range(
         "capture.chunk_pages",
@@ -39,13 +43,29 @@ pub(crate) fn check(c: &mut Checker<'_>, raw: &raw::Capture, cpus: u32, crash: u
     // Each worker holds a chunk as read, as compressed and as it is written, and a codec.
     let threads = u64::from(if workers == 0 { cpus } else { workers });
     let need = threads * (u64::from(chunk_pages) * 4096 * 4 + (1 << 20));
-    let need_mib = (need + (u64::from(dedup_kib) << 10)) >> 20;
+    let need_mib = (need + ((u64::from(dedup_kib) + u64::from(buffers_kib)) << 10)) >> 20;
     if need_mib * 2 > u64::from(crash) {
         c.bad("capture.chunk_pages",
-            format!("{threads} workers with chunks of {chunk_pages} pages and a table of {dedup_kib} KiB need about {need_mib} MiB of a reservation of {crash} MiB: the capture would run out of memory"),
-            "smaller chunks, fewer workers, a smaller capture.dedup_kib, or a larger reservation.crashkernel_mib");
+            format!("{threads} workers with chunks of {chunk_pages} pages, a table of {dedup_kib} KiB and buffers of {buffers_kib} KiB need about {need_mib} MiB of a reservation of {crash} MiB: the capture would run out of memory"),
+            "smaller chunks, fewer workers, a smaller capture.dedup_kib or capture.buffers_kib, or a larger reservation.crashkernel_mib");
     }
-    Packing { codec, dedup_kib, chunk_pages, workers }
+    Packing { codec, dedup_kib, chunk_pages, workers, buffers_kib }
+}
+
+fn buffers(c: &mut Checker<'_>, raw: Option<u32>, crash: u32) -> u32 {
+    let kib = c.range(
+        "capture.buffers_kib",
+        raw.unwrap_or(BUFFERS_KIB),
+        MIN_BUFFERS_KIB,
+        MAX_BUFFERS_KIB,
+        "a disk would wait for bytes, or memory for nothing",
+    );
+    if kib / 1024 > crash / 4 {
+        c.bad("capture.buffers_kib",
+            format!("{kib} KiB in front of the disks of a reservation of {crash} MiB: the capture would run out of memory"),
+            "at most a quarter of reservation.crashkernel_mib; 4096 keeps any one disk busy");
+    }
+    kib
 }
 
 fn codec(c: &mut Checker<'_>, raw: &raw::Capture) -> Ladder {
@@ -94,16 +114,9 @@ const LADDER_HINT: &str =
     "a list such as [\"store\", \"lz4\", \"zstd 1\", \"zstd 3\"], the fastest first";
 
 fn rung(c: &mut Checker<'_>, text: &str) -> Option<Method> {
-    match text.split_once(' ') {
-        None if text == "store" => return Some(Method::Store),
-        None if text == "lz4" => return Some(Method::Lz4),
-        Some(("zstd", level)) => {
-            if let Ok(level) = level.parse() {
-                return Some(Method::Zstd(level));
-            }
-        }
-        _ => {}
+    let method = Method::parse(text).ok();
+    if method.is_none() {
+        c.bad("capture.ladder", format!("`{text}` is no way to pack a chunk"), LADDER_HINT);
     }
-    c.bad("capture.ladder", format!("`{text}` is no way to pack a chunk"), LADDER_HINT);
-    None
+    method
 }

@@ -151,8 +151,11 @@ fn contradictions_are_refused() {
         (format!("{GOOD}[capture]\ncodec = \"store\"\nlevel = 3\n"), "nothing would use it"),
         (format!("{GOOD}[capture]\ncodec = \"zstd\"\nladder = [\"lz4\"]\n"), "nothing to choose"),
         (format!("{GOOD}[capture]\nladder = [\"gzip 3\"]\n"), "no way to pack"),
+        (format!("{GOOD}[capture]\nladder = [\"lz4 zstd 1\"]\n"), "`lz4 zstd 1` is no way to"),
         (format!("{GOOD}[capture]\nladder = [\"zstd 3\", \"lz4\"]\n"), "from the fastest"),
         (format!("{GOOD}[capture]\ndedup_kib = 60000\n"), "run out of memory"),
+        // Of 64 MiB: 2 for a worker, 16 for each of the two.
+        (format!("{GOOD}[capture]\ndedup_kib = 16384\nbuffers_kib = 16384\n"), "about 34 MiB"),
         (format!("{GOOD}[capture]\nchunk_pages = 1024\nworkers = 8\n"), "run out of memory"),
         (format!("{GOOD}[capture]\nchunk_pages = 0\n"), "out of range"),
         (format!("{GOOD}[capture]\nexclude = [\"free\", \"free\"]\n"), "same word twice"),

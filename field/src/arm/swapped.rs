@@ -7,47 +7,46 @@ use lifeboat_format::bootcfg::{MAX_DEVICES, Selector};
 use lifeboat_sources::blockdev::{self, Block};
 use lifeboat_sources::swap::{self, Signature};
 
+use crate::device::inuse::{self, SWAPS, Swap};
 use crate::ui::{Context as _, Failure};
 
-/// The swap devices that are on and that a crash kernel can find. `None` when one of them
-/// has no name that holds over a boot, or there are too many: then the crash kernel waits
-/// until no further disk comes, as an image does that nobody armed.
+/// The swap devices that are on and that a crash kernel can find; none where this kernel has
+/// no swap. `None` when one of them is not known, has no name that holds over a boot, or
+/// there are too many: then the crash kernel waits until no further disk comes, as an image
+/// does that nobody armed.
 ///
 /// # Errors
 /// sysfs or /proc cannot be read.
 pub(crate) fn on() -> Result<Option<heapless::Vec<Selector, MAX_DEVICES>>, Failure> {
-    // A kernel without swap has no such file.
-    let Ok(text) = std::fs::read_to_string("/proc/swaps") else { return Ok(None) };
+    let swaps = inuse::swaps(Path::new(SWAPS)).context(SWAPS)?;
     let blocks = blockdev::enumerate().context("/sys/class/block")?;
-    let names = partitions(&text).filter(|name| is_disk(name));
+    Ok(selectors(&swaps, &blocks))
+}
+
+fn selectors(swaps: &[Swap], blocks: &[Block]) -> Option<heapless::Vec<Selector, MAX_DEVICES>> {
     let mut list = heapless::Vec::new();
-    for name in names {
-        let block = blocks.iter().find(|b| b.name == name);
-        let Some(selector) = block.and_then(selector) else { return Ok(None) };
-        if list.push(selector).is_err() {
-            return Ok(None);
+    for swap in swaps.iter().filter(|swap| swap.partition) {
+        let name = kernel_name(&swap.path)?;
+        if is_virtual(&name) {
+            continue;
         }
+        let block = blocks.iter().find(|b| b.name == name)?;
+        list.push(selector(block)?).ok()?;
     }
-    Ok(Some(list))
+    Some(list)
 }
 
-/// The kernel's names of block devices in `/proc/swaps` (`swap_show()`, mm/swapfile.c:
-/// name, type, and three numbers; a swap file's type is `file`).
-fn partitions(text: &str) -> impl Iterator<Item = String> {
-    text.lines().skip(1).filter_map(|line| {
-        let mut words = line.split_whitespace();
-        let (path, kind) = (words.next()?, words.next()?);
-        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
-        let name = real.file_name()?.to_str()?.replace('/', "!");
-        (kind == "partition").then_some(name)
-    })
+/// The kernel's name of a block device, behind links such as those of `/dev/disk`.
+fn kernel_name(path: &Path) -> Option<String> {
+    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    Some(real.strip_prefix("/dev").ok()?.to_str()?.replace('/', "!"))
 }
 
-/// Whether a block device is one of a disk: what the device mapper, md or zram make is not
+/// Whether a block device is none of a disk: what the device mapper, md or zram make is not
 /// there in a crash kernel.
-fn is_disk(name: &str) -> bool {
+fn is_virtual(name: &str) -> bool {
     let dir = std::fs::canonicalize(Path::new("/sys/class/block").join(name));
-    dir.is_ok_and(|dir| !dir.starts_with("/sys/devices/virtual/block"))
+    dir.is_ok_and(|dir| dir.starts_with("/sys/devices/virtual/block"))
 }
 
 fn selector(block: &Block) -> Option<Selector> {
@@ -65,16 +64,35 @@ fn selector(block: &Block) -> Option<Selector> {
 mod tests {
     use super::*;
 
+    /// Left out, the crash kernel would not wait for a device that holds pages.
     #[test]
-    fn partitions_are_told_from_files() {
-        let text = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n\
-            /dev/lifeboat-none1                     partition\t131068\t\t0\t\t-2\n\
-            /swap\\040file                            file\t\t1048572\t\t0\t\t-3\n\
-            /dev/zram9                              partition\t4\t0\t100\n";
-        let names: Vec<String> = partitions(text).collect();
-        assert_eq!(names, ["lifeboat-none1", "zram9"]);
-        assert!(!is_disk("lifeboat-none1"));
-        assert_eq!(partitions("").count(), 0);
+    fn with_a_device_that_is_not_known_nothing_is_said() {
+        let swap = |path: &str, partition| Swap { path: path.into(), partition };
+        let known = Block {
+            name: "lifeboat-none1".into(),
+            partuuid: Some("4f68bce3-e8cd".into()),
+            ..Block::default()
+        };
+        let (file, part) = (swap("/swap file", false), swap("/dev/lifeboat-none1", true));
+        let none = swap("/dev/lifeboat-none2", true);
+        let said = |swaps: &[Swap]| {
+            let list = selectors(swaps, std::slice::from_ref(&known))?;
+            Some(list.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(said(&[]), Some(vec![]));
+        assert_eq!(said(&[file, part]), Some(vec!["partuuid=4f68bce3-e8cd".to_owned()]));
+        assert_eq!(said(&[none]), None);
+    }
+
+    #[test]
+    fn what_is_no_disk_is_skipped() {
+        // Loop devices and RAM disks lie where zram and the device mapper do.
+        let dirs = std::fs::read_dir("/sys/class/block").unwrap().flatten();
+        for name in dirs.map(|e| e.file_name().into_string().unwrap()) {
+            let virt = ["loop", "ram", "zram", "dm-"].iter().any(|start| name.starts_with(start));
+            assert!(!virt || is_virtual(&name), "{name}");
+        }
+        assert!(!is_virtual("lifeboat-none1"));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! held by another device, split into partitions, or behind a loop device.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A device number, as sysfs and mountinfo write it.
 pub(crate) fn dev_name(rdev: u64) -> String {
@@ -89,12 +90,43 @@ fn mounted(rdev: u64) -> Option<String> {
 }
 
 fn swap(is: impl Fn(&Path) -> bool) -> bool {
-    let Ok(table) = fs::read_to_string("/proc/swaps") else { return false };
-    table
-        .lines()
-        .skip(1)
-        .filter_map(|l| l.split_whitespace().next())
-        .any(|p| is(Path::new(&unescape(p))))
+    swaps(Path::new(SWAPS)).is_ok_and(|list| list.iter().any(|s| is(&s.path)))
+}
+
+/// Where the kernel lists what it swaps to.
+pub(crate) const SWAPS: &str = "/proc/swaps";
+
+/// A swap area that is on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Swap {
+    /// Where it is, or was when it was switched on.
+    pub(crate) path: PathBuf,
+    /// A block device and no file.
+    pub(crate) partition: bool,
+}
+
+/// The swap areas in `table`, which is [`SWAPS`] but in tests. A kernel without swap has
+/// no such file, and none is on.
+///
+/// # Errors
+/// The file is there and cannot be read.
+pub(crate) fn swaps(table: &Path) -> io::Result<Vec<Swap>> {
+    match fs::read_to_string(table) {
+        Ok(text) => Ok(parse_swaps(&text)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Name, type, and three numbers (`swap_show()`, mm/swapfile.c); a swap file's type is
+/// `file`.
+fn parse_swaps(text: &str) -> Vec<Swap> {
+    let swap = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (path, kind) = (words.next()?, words.next()?);
+        Some(Swap { path: unescape(path).into(), partition: kind == "partition" })
+    };
+    text.lines().skip(1).filter_map(swap).collect()
 }
 
 /// `\040` and its like, as the kernel writes blanks in paths.
@@ -103,4 +135,27 @@ fn unescape(text: &str) -> String {
         .iter()
         .zip([" ", "\t", "\n", "\\"])
         .fold(text.to_owned(), |t, (from, to)| t.replace(from, to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swap_partitions_are_told_from_files() {
+        let text = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n\
+            /dev/lifeboat\\040none1                 partition\t131068\t\t0\t\t-2\n\
+            /swap\\040file                            file\t\t1048572\t\t0\t\t-3\n\
+            /dev/zram9                              partition\t4\t0\t100\n";
+        let want = [("/dev/lifeboat none1", true), ("/swap file", false), ("/dev/zram9", true)];
+        let want = want.map(|(path, partition)| Swap { path: path.into(), partition });
+        assert_eq!(parse_swaps(text), want);
+        assert_eq!(parse_swaps(""), []);
+    }
+
+    #[test]
+    fn only_a_missing_table_says_that_no_swap_is_on() {
+        assert_eq!(swaps(Path::new("/nowhere/swaps")).unwrap(), []);
+        assert!(swaps(Path::new("/proc")).is_err());
+    }
 }

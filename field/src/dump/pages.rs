@@ -24,7 +24,7 @@ pub enum Page {
     Fill(u64),
     /// It was there but could not be read.
     Unreadable,
-    /// The profile left it out.
+    /// It was left out: of a kind that was to be, or faulty.
     Excluded,
     /// No chunk holds it: not memory, or the capture did not get there.
     NotCaptured,

@@ -122,7 +122,7 @@ pub(super) enum Mark {
     Lost = 4,
     /// The capturer could not read it.
     Unreadable = 5,
-    /// The profile left it out.
+    /// It was left out.
     Excluded = 6,
 }
 

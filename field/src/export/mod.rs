@@ -43,7 +43,7 @@ pub struct Options<'a> {
 pub enum Why {
     /// The capturer could not read it.
     Unreadable,
-    /// The profile left it out.
+    /// It was left out: of a kind that was to be, or faulty.
     Excluded,
     /// No chunk covers it.
     NotCaptured,
@@ -89,7 +89,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether nothing is missing but what the profile left out.
+    /// Whether nothing is missing but what was left out.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.missing.iter().all(|m| m.why == Why::Excluded)

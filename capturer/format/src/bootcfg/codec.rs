@@ -32,7 +32,34 @@ impl Method {
             Self::Zstd(_) => Codec::Zstd,
         }
     }
+
+    /// Reads `store`, `lz4` or `zstd LEVEL`; whether zstd has the level, [`Ladder::new`] says.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let mut words = text.split(' ');
+        match (Self::next(&mut words), words.next()) {
+            (Some(method), None) => method,
+            _ => Err(METHODS),
+        }
+    }
+
+    /// Takes the words of one method; `None` behind the last word.
+    fn next<'t>(words: &mut impl Iterator<Item = &'t str>) -> Option<Result<Self, &'static str>> {
+        Some(match words.next()? {
+            "store" => Ok(Self::Store),
+            "lz4" => Ok(Self::Lz4),
+            "zstd" => {
+                let level = words.next().and_then(|w| w.parse().ok());
+                level.map(Self::Zstd).ok_or("zstd level is not a number")
+            }
+            _ => Err(METHODS),
+        })
+    }
 }
+
+const METHODS: &str = "codec is of `store`, `lz4` and `zstd LEVEL`";
 
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,14 +83,11 @@ impl Ladder {
     /// What is wrong: none, too many, not in order, or a level that zstd has not.
     pub fn new(methods: &[Method]) -> Result<Self, &'static str> {
         let list = Vec::from_slice(methods).map_err(|_| "codec has more than 6 methods")?;
-        if list.is_empty() {
+        let this = Self(list);
+        if methods.is_empty() {
             return Err("codec names no method");
         }
-        let levels = list.iter().filter_map(|m| match m {
-            Method::Zstd(level) => Some(level),
-            _ => None,
-        });
-        if !levels.clone().all(|level| LEVELS.contains(level)) {
+        if !this.levels().all(|level| LEVELS.contains(&level)) {
             return Err("zstd level is from -50 to 19");
         }
         let place = |m: &Method| match m {
@@ -71,10 +95,10 @@ impl Ladder {
             Method::Lz4 => i32::MIN + 1,
             Method::Zstd(level) => *level,
         };
-        if !list.is_sorted_by(|a, b| place(a) < place(b)) {
+        if !methods.is_sorted_by(|a, b| place(a) < place(b)) {
             return Err("codec names its methods from the fastest to the strongest, each once");
         }
-        Ok(Self(list))
+        Ok(this)
     }
 
     /// The methods.
@@ -101,17 +125,8 @@ impl Ladder {
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         let mut list: Vec<Method, MAX_METHODS> = Vec::new();
         let mut words = text.split(' ');
-        while let Some(word) = words.next() {
-            let method = match word {
-                "store" => Method::Store,
-                "lz4" => Method::Lz4,
-                "zstd" => {
-                    let level = words.next().and_then(|w| w.parse().ok());
-                    Method::Zstd(level.ok_or("zstd level is not a number")?)
-                }
-                _ => return Err("codec is of `store`, `lz4` and `zstd LEVEL`"),
-            };
-            list.push(method).map_err(|_| "codec has more than 6 methods")?;
+        while let Some(method) = Method::next(&mut words) {
+            list.push(method?).map_err(|_| "codec has more than 6 methods")?;
         }
         Self::new(&list)
     }

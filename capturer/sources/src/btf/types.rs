@@ -144,17 +144,6 @@ impl Type {
         // 32 bits, and 65535 times 12.
         self.body() + all + each * u64::from(self.vlen)
     }
-
-    /// The type that it refers to.
-    #[must_use]
-    pub fn refers_to(&self) -> Option<u32> {
-        let refers = self.kind.is_alias()
-            || matches!(
-                self.kind,
-                Kind::Ptr | Kind::Func | Kind::FuncProto | Kind::Var | Kind::DeclTag
-            );
-        refers.then_some(self.size_or_type)
-    }
 }
 
 /// A member of a struct or union.

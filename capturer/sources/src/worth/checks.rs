@@ -7,10 +7,12 @@ use lifeboat_format::{PAGE, Pfn};
 
 use crate::bytes::{le32, le64};
 use crate::memory::PhysRead;
+use crate::paging::{ReadVirt as _, SpanReader};
 
 use super::class::{Class, Seen};
 use super::facts::Facts;
 use super::layout::MAX_SIZE;
+use super::owners::{Members, Owners};
 use super::reader::{BLOCK, WorthReader};
 use super::{Worth, WorthError, lists};
 
@@ -41,18 +43,16 @@ pub(super) fn all(
     info: &Facts<'_>,
     memory: &mut impl PhysRead,
     sections: &[u64],
-) -> Result<Checked, WorthError> {
+) -> Result<(Checked, Owners), WorthError> {
     let lists = lists::follow(worth, info, memory)?;
-    let mut reader = WorthReader::new(worth, &mut *memory);
-    let (pages, doubts) = sample(&mut reader, blocks(worth, sections))?;
-    drop(reader);
+    let (checked, owners) = sample(worth, info, memory, blocks(worth, sections))?;
     own_tables(worth, info, memory)?;
-    Ok(Checked { pages, doubts, lists })
+    Ok((Checked { lists, ..checked }, owners))
 }
 
 /// First pages of some blocks out of each section of the sample: [`BLOCKS`] in all, or all
 /// there are, not always at the same place in a section.
-pub(super) fn blocks(worth: &Worth, sections: &[u64]) -> impl Iterator<Item = u64> {
+fn blocks(worth: &Worth, sections: &[u64]) -> impl Iterator<Item = u64> {
     let shift = worth.sections.shift;
     let count = (1u64 << shift) / BLOCK as u64;
     // Both powers of two, so that no block comes twice.
@@ -66,25 +66,32 @@ pub(super) fn blocks(worth: &Worth, sections: &[u64]) -> impl Iterator<Item = u6
 }
 
 /// One page in a hundred may be odd: a section need not be memory to its end. Nor are
-/// more than that faulty in a machine that ran.
-fn sample<R: PhysRead>(
-    reader: &mut WorthReader<'_, R>,
+/// more than that marked faulty in a machine that ran.
+fn sample(
+    worth: &Worth,
+    info: &Facts<'_>,
+    memory: &mut impl PhysRead,
     blocks: impl Iterator<Item = u64>,
-) -> Result<(u64, u64), WorthError> {
+) -> Result<(Checked, Owners), WorthError> {
+    let members = Members::new(info);
+    let mut owners = Owners::default();
+    let mut reader = WorthReader::new(worth, memory);
     let mut classes = [Class::Kernel; BLOCK];
-    let (mut pages, mut poison) = (0, 0u64);
+    let mut pages = 0;
     for first in blocks {
         reader.classes(Pfn(first), &mut classes);
         pages += BLOCK as u64;
-        poison += classes.iter().map(|c| u64::from(*c == Class::Poison)).sum::<u64>();
+        if let Some(members) = &members {
+            owners.look(worth, reader.memory(), members, first, &classes);
+        }
     }
-    let doubts = reader.doubts();
+    let (doubts, poison) = (reader.doubts(), reader.poison());
     for (what, bad) in [("struct pages", doubts), ("pages without a fault", poison)] {
         if bad > pages / 100 {
             return Err(WorthError::Nonsense { what, bad, of: pages });
         }
     }
-    Ok((pages, doubts))
+    Ok((Checked { pages, doubts, lists: 0 }, owners))
 }
 
 /// A page's `struct page`, by the kernel's own page tables.
@@ -97,20 +104,10 @@ pub(super) fn struct_page<'b>(
 ) -> Result<&'b [u8], WorthError> {
     let size = worth.layout.size;
     let odd = WorthError::NotKernel { what, pfn };
-    let mut at = worth.sections.page_addr(pfn, size).ok_or(odd)?;
+    let at = worth.sections.page_addr(pfn, size).ok_or(odd)?;
     let buf = buf.get_mut(..size).ok_or(odd)?;
-    let mut rest = &mut *buf;
-    while !rest.is_empty() {
-        let (phys, left) = worth
-            .space
-            .translate_run(memory, at)
-            .map_err(|source| WorthError::Paging { what, source })?;
-        let count = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
-        let (now, later) = rest.split_at_mut(count);
-        memory.read_phys(phys, now).map_err(|source| WorthError::Memory { what, source })?;
-        rest = later;
-        at = at.checked_add(count as u64).ok_or(odd)?;
-    }
+    let mut reader = SpanReader::new(worth.space, memory);
+    reader.read_virt(at, buf).map_err(|source| WorthError::unread(what, source))?;
     Ok(buf)
 }
 

@@ -28,7 +28,7 @@ pub enum Class {
     Free = 7,
     /// In the swap cache, and no longer or not yet anybody's by its mapping.
     SwapCache = 8,
-    /// Faulty memory (`PG_hwpoison`): never to be read.
+    /// Faulty memory (`PG_hwpoison`): not to be read where [`super::Filter`] can help it.
     Poison = 9,
 }
 

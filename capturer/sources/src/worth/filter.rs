@@ -4,7 +4,8 @@
 //! are of our own, and both keep more: shared memory and the swap cache, which are page
 //! cache to the kernel and a process's only copy to its owner, go where both `cache` and
 //! `user` go; and a kind that this kernel's records cannot tell with certainty is kept.
-//! Faulty pages are never read.
+//! Where VMCOREINFO and BTF contradict each other, nothing is left out. Else faulty pages are,
+//! asked for or not.
 
 use std::fmt;
 
@@ -35,25 +36,8 @@ pub struct Filter {
     asked: Exclude,
     /// What is left out indeed.
     told: Exclude,
-    why: Why,
-}
-
-/// Why something that was asked for is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Why {
-    /// Nothing is, or what is for its own reason.
-    Each(Kept),
-    /// Everything is: the two witnesses contradict each other.
-    All(BtfState),
-}
-
-/// Kinds that are kept though they were asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Kept {
-    free: bool,
-    cache: bool,
-    user: bool,
-    offline: bool,
+    /// What the two witnesses contradict each other in: then everything is kept.
+    contradiction: Option<BtfState>,
 }
 
 impl Filter {
@@ -61,27 +45,21 @@ impl Filter {
     #[must_use]
     pub fn new(worth: &Worth, exclude: Exclude) -> Self {
         if matches!(worth.btf, BtfState::Contradicts { .. }) {
-            return Self { asked: exclude, told: Exclude::NOTHING, why: Why::All(worth.btf) };
+            let contradiction = Some(worth.btf);
+            return Self { asked: exclude, told: Exclude::NOTHING, contradiction };
         }
-        let (files, anon) = (worth.owners.files, worth.owners.anon);
-        let kept = Kept {
-            free: exclude.has(Kind::Free) && !worth.free,
-            cache: exclude.has(Kind::Cache) && !files.is_sound(),
-            user: exclude.has(Kind::User) && !anon.is_sound(),
-            offline: exclude.has(Kind::Offline) && worth.layout.offline.is_none(),
-        };
         let told = |kind| match kind {
             Kind::Zero => true,
-            Kind::Free => !kept.free,
-            Kind::Cache | Kind::CachePrivate => !kept.cache,
-            Kind::User => !kept.user,
-            Kind::Offline => !kept.offline,
+            Kind::Free => worth.free,
+            Kind::Cache | Kind::CachePrivate => worth.owners.files.is_sound(),
+            Kind::User => worth.owners.anon.is_sound(),
+            Kind::Offline => worth.layout.offline.is_some(),
             Kind::Hwpoison => worth.layout.pg_hwpoison != 0,
         };
-        // Faulty pages are never read, asked for or not.
+        // Faulty pages are not read, asked for or not.
         let told = exclude.with(Kind::Hwpoison).kinds().filter(|kind| told(*kind));
         let told = told.fold(Exclude::NOTHING, Exclude::with);
-        Self { asked: exclude, told, why: Why::Each(kept) }
+        Self { asked: exclude, told, contradiction: None }
     }
 
     /// What becomes of a page of this class.
@@ -115,7 +93,8 @@ impl Filter {
         self.asked
     }
 
-    /// What is left out: what was asked for and can be told, and faulty pages.
+    /// What is left out: what was asked for and can be told, and faulty pages; zeros alone
+    /// where the witnesses contradict each other.
     #[must_use]
     pub fn excludes(&self) -> Exclude {
         self.told
@@ -131,18 +110,19 @@ impl Filter {
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "left out: {}", self.told)?;
-        let kept = match self.why {
-            Why::All(why) => return write!(f, "; all of {} is kept: {why}", self.asked),
-            Why::Each(kept) => kept,
-        };
+        if let Some(why) = self.contradiction {
+            return write!(f, "; all of {} is kept: {why}", self.asked);
+        }
         let reasons = [
-            (kept.free, "free is kept: the allocator's lists hold no free block"),
-            (kept.cache, "cache is kept: its pages do not lead to their files"),
-            (kept.user, "user is kept: its pages do not lead to their owners"),
-            (kept.offline, "offline is kept: nothing tells such pages"),
+            (Kind::Free, "free is kept: the allocator's lists hold no free block"),
+            (Kind::Cache, "cache is kept: its pages do not lead to their files"),
+            (Kind::User, "user is kept: its pages do not lead to their owners"),
+            (Kind::Offline, "offline is kept: nothing tells such pages"),
         ];
-        for (_, reason) in reasons.iter().filter(|(kept, _)| *kept) {
-            write!(f, "; {reason}")?;
+        for (kind, reason) in reasons {
+            if self.asked.has(kind) && !self.told.has(kind) {
+                write!(f, "; {reason}")?;
+            }
         }
         Ok(())
     }

@@ -100,7 +100,8 @@ impl PageLayout {
             pg_head: head_mask(info)?,
             pg_reserved: 0,
             pg_hwpoison: optional(info, "PG_hwpoison")?,
-            pg_uptodate: uptodate(info),
+            // BTF alone tells it: without it less is known of free pages, and no more.
+            pg_uptodate: optional(info, "PG_uptodate").unwrap_or_default(),
             busy: 0,
             buddy: page_type(info, "PAGE_BUDDY_MAPCOUNT_VALUE")?
                 .ok_or(WorthError::Missing("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"))?,
@@ -210,12 +211,6 @@ fn optional(info: &Facts<'_>, name: &'static str) -> Result<u64, WorthError> {
     info.number(name).map_or(Ok(0), |_| flag(info, name))
 }
 
-/// BTF alone tells it, and without it less is known of free pages, and no more.
-fn uptodate(info: &Facts<'_>) -> u64 {
-    let bit = info.number("PG_uptodate").filter(|bit| (0..FLAG_BITS).contains(bit));
-    bit.map_or(0, |bit| 1 << bit)
-}
-
 /// A flag, or in later kernels a page type, which [`PageLayout`] need not tell from others.
 fn slab(info: &Facts<'_>) -> Result<u64, WorthError> {
     if page_type(info, "PAGE_SLAB_MAPCOUNT_VALUE")?.is_some() {
@@ -233,18 +228,15 @@ fn head_mask(info: &Facts<'_>) -> Result<u64, WorthError> {
     Ok(mask)
 }
 
-/// A value of `_mapcount` that stands for a type. The kernel prints it signed or
-/// unsigned. Every type is below -1, the value of a page that nobody maps.
+/// A value of `_mapcount` that stands for a type; [`Facts`] has it signed. Every type is
+/// below -1, the value of a page that nobody maps.
 fn page_type(info: &Facts<'_>, name: &'static str) -> Result<Option<u32>, WorthError> {
     let Some(value) = info.number(name) else {
         return Ok(None);
     };
     let odd = WorthError::Odd { what: name, value: value.cast_unsigned() };
-    let bits = u32::try_from(value)
-        .ok()
-        .or_else(|| i32::try_from(value).ok().map(i32::cast_unsigned))
-        .ok_or(odd)?;
-    if bits.cast_signed() < -1 { Ok(Some(bits)) } else { Err(odd) }
+    let bits = i32::try_from(value).ok().filter(|bits| *bits < -1).ok_or(odd)?;
+    Ok(Some(bits.cast_unsigned()))
 }
 
 fn huge(info: &Facts<'_>, size: u64) -> Result<Huge, WorthError> {

@@ -150,6 +150,16 @@ pub enum WorthError {
     },
 }
 
+impl WorthError {
+    /// Of a virtual address: memory that the machine lost, or no way there.
+    fn unread(what: &'static str, source: PagingError) -> Self {
+        match source {
+            PagingError::Unreadable { source, .. } => Self::Memory { what, source },
+            source => Self::Paging { what, source },
+        }
+    }
+}
+
 /// Where the dead kernel's `struct page`s lie and what their bits mean. Shared by all
 /// workers.
 #[derive(Debug, Clone, Copy)]
@@ -192,10 +202,8 @@ impl Worth {
         facts.hear("PG_reserved", i64::from(reserved.trailing_zeros()));
         this.btf = facts.state;
         this.layout = layout.with_reserved(reserved, &facts);
-        this.checked = checks::all(&this, &facts, memory, &sample.list)?;
+        (this.checked, this.owners) = checks::all(&this, &facts, memory, &sample.list)?;
         this.free = this.checked.lists > 0;
-        let blocks = checks::blocks(&this, &sample.list);
-        this.owners = owners::look(&this, &facts, memory, blocks);
         Ok(this)
     }
 

@@ -7,18 +7,15 @@
 //! own root (`anon_vma_alloc()`, `mm/rmap.c`). Only BTF tells where these members are:
 //! without it nothing is looked at.
 
-use lifeboat_format::Pfn;
-
 use crate::bytes::le64;
 use crate::memory::PhysRead;
-use crate::paging::{ReadVirt, SpanReader};
 
 use super::Worth;
 use super::checks::struct_page;
 use super::class::{ANON, Class, MOVABLE};
 use super::facts::Facts;
 use super::layout::MAX_SIZE;
-use super::reader::{BLOCK, WorthReader};
+use super::sections;
 
 /// Pages of a kind that are counted, and those of one block that are looked at.
 const MOST: u64 = 64;
@@ -44,56 +41,57 @@ pub struct Owners {
 
 /// Where the members lie.
 #[derive(Clone, Copy)]
-struct Members {
+pub(super) struct Members {
     host: u64,
     i_data: u64,
     i_mapping: u64,
     root: u64,
 }
 
-/// Looks at some pages of each kind in the blocks of the sample.
-pub(super) fn look(
-    worth: &Worth,
-    info: &Facts<'_>,
-    memory: &mut impl PhysRead,
-    blocks: impl Iterator<Item = u64>,
-) -> Owners {
-    let mut owners = Owners::default();
-    let members = || {
-        Some(Members {
+impl Members {
+    /// `None` without BTF.
+    pub(super) fn new(info: &Facts<'_>) -> Option<Self> {
+        Some(Self {
             host: info.offset("address_space.host")?,
             i_data: info.offset("inode.i_data")?,
             i_mapping: info.offset("inode.i_mapping")?,
             root: info.offset("anon_vma.root")?,
         })
-    };
-    let Some(members) = members() else { return owners };
-    let mut classes = [Class::Kernel; BLOCK];
-    for first in blocks {
-        WorthReader::new(worth, &mut *memory).classes(Pfn(first), &mut classes);
+    }
+}
+
+impl Owners {
+    /// Looks at some pages of each kind among those from `first` on, which are `classes`.
+    pub(super) fn look(
+        &mut self,
+        worth: &Worth,
+        memory: &mut impl PhysRead,
+        members: &Members,
+        first: u64,
+        classes: &[Class],
+    ) {
         let (mut files, mut anon) = (0, 0);
         let mut before = Class::Kernel;
-        for (pfn, class) in (first..).zip(classes) {
+        for (pfn, class) in (first..).zip(classes.iter().copied()) {
             // The first of a stretch is no further page of something, most often.
             if std::mem::replace(&mut before, class) == class {
                 continue;
             }
             let (witness, here) = match class {
-                Class::Cache | Class::CachePrivate => (&mut owners.files, &mut files),
-                Class::Anon => (&mut owners.anon, &mut anon),
+                Class::Cache | Class::CachePrivate => (&mut self.files, &mut files),
+                Class::Anon => (&mut self.anon, &mut anon),
                 _ => continue,
             };
             if *here == PER_BLOCK || witness.all == MOST {
                 continue;
             }
             *here += 1;
-            if let Some(good) = leads_back(worth, memory, &members, pfn, class) {
+            if let Some(good) = leads_back(worth, memory, members, pfn, class) {
                 witness.all += 1;
                 witness.good += u64::from(good);
             }
         }
     }
-    owners
 }
 
 /// Whether the owner knows the page. `None` for a page that says nothing: the further
@@ -111,12 +109,10 @@ fn leads_back(
     if le64(page, worth.layout.compound_head)? & 1 == 1 {
         return None;
     }
-    let mut reader = SpanReader::new(worth.space, memory);
     // An address that is none reads as 0, which no pointer here is.
     let mut word = |at: u64, offset: u64| {
-        let mut raw = [0; 8];
-        let read = at.checked_add(offset).map(|at| reader.read_virt(at, &mut raw));
-        if read.is_some_and(|read| read.is_ok()) { u64::from_le_bytes(raw) } else { 0 }
+        let at = at.checked_add(offset);
+        at.and_then(|at| sections::word(&worth.space, memory, at, "an owner").ok()).unwrap_or(0)
     };
     if class == Class::Anon {
         if mapping & MOVABLE != 0 {

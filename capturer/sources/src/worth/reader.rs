@@ -5,10 +5,10 @@
 //! come. What a page is depends on the dead kernel's memory alone, never on what was
 //! asked before: every page is in exactly one layer, however often it is asked for.
 
-use lifeboat_format::chunk::Layer;
-use lifeboat_format::{PAGE, Pfn, PhysAddr};
+use lifeboat_format::{PAGE, Pfn};
 
 use crate::memory::PhysRead;
+use crate::paging::{ReadVirt as _, SpanReader};
 
 use super::Worth;
 use super::class::{Class, Seen};
@@ -26,18 +26,17 @@ const MAX_HEADS: u32 = 1;
 #[derive(Debug)]
 pub struct WorthReader<'w, R> {
     worth: &'w Worth,
-    memory: R,
+    memory: SpanReader<R>,
     /// The block's `struct page`s.
     raw: Vec<u8>,
     /// What they say.
     classes: Vec<Class>,
     /// First pfn of the block in the buffers; `None` before the first one.
     block: Option<u64>,
-    /// The last stretch of vmemmap that was translated: from, to, physical address.
-    run: (u64, u64, PhysAddr),
     /// The last section that was looked up, and whether it has `struct page`s.
     section: Option<(u64, bool)>,
     doubts: u64,
+    poison: u64,
 }
 
 impl<'w, R: PhysRead> WorthReader<'w, R> {
@@ -46,24 +45,23 @@ impl<'w, R: PhysRead> WorthReader<'w, R> {
     pub fn new(worth: &'w Worth, memory: R) -> Self {
         Self {
             worth,
-            memory,
+            memory: SpanReader::new(worth.space, memory),
             raw: vec![0; BLOCK * worth.layout.size],
             classes: vec![Class::Kernel; BLOCK],
             block: None,
-            run: (0, 0, PhysAddr(0)),
             section: None,
             doubts: 0,
+            poison: 0,
         }
     }
 
-    /// The layer of each page from `first` on; never [`Layer::Address`]. Pages that
-    /// have no `struct page`, or one that cannot be read or says what cannot be, are
-    /// the kernel's.
-    pub fn layers(&mut self, first: Pfn, out: &mut [Layer]) {
-        self.each(first, out, Class::layer);
+    /// The memory that it reads.
+    pub(super) fn memory(&mut self) -> &mut R {
+        self.memory.memory()
     }
 
-    /// As [`WorthReader::layers`], finer.
+    /// What each page from `first` on holds. Pages that have no `struct page`, or one that
+    /// cannot be read or says what cannot be, are the kernel's.
     pub fn classes(&mut self, first: Pfn, out: &mut [Class]) {
         self.each(first, out, |class| class);
     }
@@ -73,6 +71,12 @@ impl<'w, R: PhysRead> WorthReader<'w, R> {
     #[must_use]
     pub fn doubts(&self) -> u64 {
         self.doubts
+    }
+
+    /// `struct page`s so far that were marked faulty. Of a hugetlb page it is the first one
+    /// alone, however many pages that makes [`Class::Poison`].
+    pub(super) fn poison(&self) -> u64 {
+        self.poison
     }
 
     pub(super) fn each<T>(&mut self, first: Pfn, out: &mut [T], map: impl Fn(Class) -> T) {
@@ -121,60 +125,32 @@ impl<'w, R: PhysRead> WorthReader<'w, R> {
         {
             return usable;
         }
-        let usable = self.worth.sections.is_usable(&self.worth.space, &mut self.memory, number);
+        let usable = self.is_usable(number);
         self.section = Some((number, usable));
         usable
     }
 
-    /// Reads `out.len()` bytes of vmemmap. What cannot be read is all ones, which no
-    /// `struct page` is.
+    fn is_usable(&mut self, section: u64) -> bool {
+        self.worth.sections.is_usable(&self.worth.space, self.memory.memory(), section)
+    }
+
+    /// Reads `out.len()` bytes of vmemmap, at once, and page by page where that fails.
+    /// What cannot be read is all ones, which no `struct page` is.
     fn fill(&mut self, addr: u64, out: &mut [u8]) {
-        let mut at = addr;
-        let mut rest = out;
-        while !rest.is_empty() {
-            let to_page_end = PAGE as u64 - at % PAGE as u64;
-            let (phys, left) = self.translate(at).unwrap_or((None, to_page_end));
-            let count = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
-            let (now, later) = rest.split_at_mut(count);
-            match phys {
-                Some(phys) => self.fill_run(phys, now),
-                None => now.fill(0xff),
-            }
-            rest = later;
-            at = at.saturating_add(count as u64);
-        }
-    }
-
-    /// Where `addr` lies, and for how many bytes.
-    fn translate(&mut self, addr: u64) -> Option<(Option<PhysAddr>, u64)> {
-        let (from, to, phys) = self.run;
-        if (from..to).contains(&addr) {
-            return Some((Some(PhysAddr(phys.0 + (addr - from))), to - addr));
-        }
-        let (phys, left) = self.worth.space.translate_run(&mut self.memory, addr).ok()?;
-        let to = addr.checked_add(left)?;
-        phys.0.checked_add(left)?;
-        self.run = (addr, to, phys);
-        Some((Some(phys), left))
-    }
-
-    /// Reads at once, and page by page where that fails.
-    fn fill_run(&mut self, phys: PhysAddr, out: &mut [u8]) {
-        if self.memory.read_phys(phys, out).is_ok() {
+        if self.memory.read_virt(addr, out).is_ok() {
             return;
         }
-        let mut at = phys.0;
+        let mut at = addr;
         let mut rest = out;
         while !rest.is_empty() {
             let inside = usize::try_from(at % PAGE as u64).unwrap_or_default();
             let count = rest.len().min(PAGE - inside);
             let (now, later) = rest.split_at_mut(count);
-            if self.memory.read_phys(PhysAddr(at), now).is_err() {
+            if self.memory.read_virt(at, now).is_err() {
                 now.fill(0xff);
             }
             rest = later;
-            // `translate` saw to it that the run's end fits.
-            at += count as u64;
+            at = at.saturating_add(count as u64);
         }
     }
 
@@ -205,6 +181,7 @@ impl<'w, R: PhysRead> WorthReader<'w, R> {
             };
             let poison = layout.is_poison(page);
             self.doubts += u64::from(found.is_none() && !poison);
+            self.poison += u64::from(poison);
             let mut class = found.unwrap_or(Class::Kernel);
             if class == Class::Free && !worth.free {
                 class = Class::Kernel;
@@ -262,8 +239,7 @@ impl<'w, R: PhysRead> WorthReader<'w, R> {
 
     /// A head outside of the block.
     fn far_head(&mut self, head: u64, addr: u64) -> Option<Class> {
-        let number = head >> self.worth.sections.shift;
-        if !self.worth.sections.is_usable(&self.worth.space, &mut self.memory, number) {
+        if !self.is_usable(head >> self.worth.sections.shift) {
             return None;
         }
         let worth = self.worth;

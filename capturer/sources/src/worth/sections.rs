@@ -8,7 +8,7 @@
 use lifeboat_format::PAGE;
 
 use crate::memory::PhysRead;
-use crate::paging::AddressSpace;
+use crate::paging::{AddressSpace, ReadVirt as _, SpanReader};
 
 use super::WorthError;
 use super::facts::Facts;
@@ -84,7 +84,7 @@ impl Sample {
     }
 }
 
-/// A word of the dead kernel's memory; it must not cross a page.
+/// A word of the dead kernel's memory, at a multiple of 8.
 pub(super) fn word(
     space: &AddressSpace,
     memory: &mut impl PhysRead,
@@ -95,9 +95,8 @@ pub(super) fn word(
         return Err(WorthError::Odd { what, value: addr });
     }
     let mut raw = [0; 8];
-    let phys =
-        space.translate(memory, addr).map_err(|source| WorthError::Paging { what, source })?;
-    memory.read_phys(phys, &mut raw).map_err(|source| WorthError::Memory { what, source })?;
+    let mut reader = SpanReader::new(*space, memory);
+    reader.read_virt(addr, &mut raw).map_err(|source| WorthError::unread(what, source))?;
     Ok(u64::from_le_bytes(raw))
 }
 
@@ -299,12 +298,10 @@ impl Table {
         let page = addr - inside;
         if self.page != page {
             self.page = 1;
-            let phys = space
-                .translate(memory, page)
-                .map_err(|source| WorthError::Paging { what, source })?;
-            memory
-                .read_phys(phys, &mut self.bytes)
-                .map_err(|source| WorthError::Memory { what, source })?;
+            let mut reader = SpanReader::new(*space, memory);
+            reader
+                .read_virt(page, &mut self.bytes)
+                .map_err(|source| WorthError::unread(what, source))?;
             self.page = page;
         }
         usize::try_from(inside).ok().and_then(|at| crate::bytes::le64(&self.bytes, at)).ok_or(odd)
