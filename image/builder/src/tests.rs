@@ -196,7 +196,7 @@ fn an_image_that_outgrows_its_reservation_is_not_built() {
     // Each word of the profile that makes it larger, until it does not fit.
     for more in [
         "[reservation]\ncrashkernel_mib = 33\nimage_budget_mib = 8\n",
-        "[capture]\nworkers = 9\n",
+        "[capture]\nworkers = 8\n",
         "[capture]\ndedup_kib = 12000\n",
     ] {
         let (_dir, profile) = board(more);
