@@ -345,6 +345,16 @@ fn identical_pages_are_stored_once() {
     }
 }
 
+/// Pages without data between those with some do not end a chunk early.
+#[test]
+fn chunks_are_filled() {
+    let setup = Setup { workers: 1, ..standard(5) };
+    let taken = take(&setup);
+    // 64 pages less 7; one chunk that is cut short for each range; texts and the index.
+    let most = taken.record.memory.data.div_ceil(57) + setup.ranges.len() as u64 + 8;
+    assert!(taken.record.chunks <= most, "{} chunks, {most} suffice", taken.record.chunks);
+}
+
 /// What is chosen by the machine's speed is read back whatever was chosen.
 #[test]
 fn a_ladder_of_methods_comes_back() {
