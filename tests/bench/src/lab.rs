@@ -66,7 +66,7 @@ impl Lab {
             .current_dir(workspace()));
         println!("ours          {}, {}", self.ours.version, commit.unwrap_or_default().trim());
         println!(
-            "peer          makedumpfile {} (zstd, lzo{}), in one thread where no more are told",
+            "peer          makedumpfile {} (zstd, lzo{}), in one thread, its fastest on two CPUs",
             self.peer.version,
             if self.peer.snappy { ", snappy" } else { "; built without snappy" }
         );

@@ -37,10 +37,6 @@ fn one(lab: &mut Lab, variant: Variant) -> Res<()> {
     let mut contenders = vec![
         program("makedumpfile -d 31 -l", lab.peer(&["-d", "31", "-l"], &path)),
         program("makedumpfile -d 31 -z", lab.peer(&["-d", "31", "-z"], &path)),
-        program(
-            "makedumpfile -d 31 -z, 2 threads",
-            lab.peer(&["-d", "31", "-z", "--num-threads", "2"], &path),
-        ),
     ];
     contenders.extend(modes.iter().map(|m| program(m.name(), lab.ours(m, &path))));
     // These take a second or less: more of them cost little and say more.
