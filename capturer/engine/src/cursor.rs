@@ -61,6 +61,7 @@ impl<'r> Cursor<'r> {
     }
 }
 
-fn sum(ranges: &[PageRange]) -> u64 {
+/// Pages in all of `ranges`.
+pub(crate) fn sum(ranges: &[PageRange]) -> u64 {
     ranges.iter().map(|r| r.pages()).fold(0, u64::saturating_add)
 }

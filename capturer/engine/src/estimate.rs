@@ -6,7 +6,7 @@
 use lifeboat_format::{PAGE, PageRange, Pfn};
 
 use crate::worker::only_word;
-use crate::{Input, Place};
+use crate::{Input, Place, cursor};
 
 /// Pages that are looked at, spread evenly: 4 MiB of reading, whatever the machine's size.
 const SAMPLES: u32 = 1024;
@@ -17,7 +17,7 @@ const SAMPLES: u32 = 1024;
 ///
 /// Allocates 8 KiB, so it comes before the heap is sealed.
 pub fn estimate(ranges: &[PageRange], input: &mut Input<'_>) -> u64 {
-    let all = ranges.iter().map(|r| r.pages()).fold(0, u64::saturating_add);
+    let all = cursor::sum(ranges);
     let mut buf = vec![0u8; 2 * PAGE];
     let start = buf.as_ptr().align_offset(PAGE).min(PAGE);
     let page = buf.get_mut(start..start + PAGE).unwrap_or_default();

@@ -141,9 +141,7 @@ impl Ready {
             workers.len()
         );
         let (frames, tuner) = (Shared::new(frames), Tuner::new(config.codec.methods()));
-        let data = places::estimate(config, &memory, records.as_ref()).unwrap_or(asked.0);
-        say!("expected: {} of {} MiB of memory hold data", pages_mib(data), pages_mib(asked.0));
-        tuner.expect(pages, data.saturating_add(asked.1));
+        places::expect(&tuner, &memory, records.as_ref(), asked);
         let ready =
             Self { memory, swaps, records, frames, tuner, twins, interrupts, asked, name, reads };
         Ok((ready, workers))
@@ -319,6 +317,6 @@ fn recorded(kind: SourceKind) -> Recorded {
     }
 }
 
-fn pages_mib(pages: u64) -> u64 {
+pub(crate) fn pages_mib(pages: u64) -> u64 {
     pages >> 8
 }

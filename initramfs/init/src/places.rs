@@ -1,7 +1,7 @@
 //! What becomes of each page of the dead kernel's memory: its layer, or nothing at all.
 //! Everything that is decided here is the sources' to decide; this asks them and says so.
 
-use lifeboat_engine::{Input, PlaceRead};
+use lifeboat_engine::{Input, PlaceRead, Tuner};
 use lifeboat_format::bootcfg::{BootConfig, Order};
 use lifeboat_format::{Layer, PhysAddr};
 use lifeboat_join::{Memory, Places};
@@ -11,6 +11,7 @@ use lifeboat_sources::worth::{self, Filter, Worth};
 use lifeboat_sources::{AnyMemory, MemoryReader, OldMemory, SourceKind, notes};
 
 use crate::Failure;
+use crate::capture::pages_mib;
 use crate::console::say;
 
 /// The dead kernel's page records, and what they are used for.
@@ -72,15 +73,25 @@ impl Records {
     }
 }
 
-/// Pages of memory that should be stored, by a sample; `None` where it cannot be read.
-pub(crate) fn estimate(
-    config: &BootConfig,
+/// Tells what is to come: of `asked`, the pages of memory and swap, the latter and those of
+/// memory that a sample says. Where there is no choice of method, nobody asks.
+pub(crate) fn expect(
+    tuner: &Tuner,
     memory: &AnyMemory,
     records: Option<&Records>,
-) -> Option<u64> {
-    if !config.memory {
-        return Some(0);
+    asked: (u64, u64),
+) {
+    if tuner.ladder().len() < 2 {
+        return;
     }
+    let data = if asked.0 == 0 { Some(0) } else { estimate(memory, records) };
+    let data = data.unwrap_or(asked.0);
+    say!("expected: {} of {} MiB of memory hold data", pages_mib(data), pages_mib(asked.0));
+    tuner.expect(asked.0.saturating_add(asked.1), data.saturating_add(asked.1));
+}
+
+/// Pages of memory that should be stored, by a sample; `None` where it cannot be read.
+fn estimate(memory: &AnyMemory, records: Option<&Records>) -> Option<u64> {
     let mut pages = Memory(memory.reader().ok()?);
     let mut places = match records {
         Some(records) => Some(records.places(memory.reader().ok()?)),

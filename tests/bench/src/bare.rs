@@ -46,7 +46,8 @@ struct Chunks {
 }
 
 impl Chunks {
-    /// Takes memory, a batch after the other, each no larger than the open chunk's room; pages of one word are no data to the engine.
+    /// Takes memory, a batch after the other, each no larger than the open chunk's room;
+    /// pages of one word are no data to the engine.
     fn take(&mut self, memory: &[u8]) {
         let mut rest = memory;
         while !rest.is_empty() {

@@ -46,14 +46,12 @@ pub(crate) fn run(args: &Capture) -> Ended {
     let clock = Clock(Instant::now());
     let mut workers = workers(&config)?;
     let twins = twins(&config, &mut workers)?;
+    // A file takes what comes, so nobody asks how much that will be.
     let tuner = Tuner::new(config.codec.methods());
     let asked = memory.ranges().iter().map(|r| r.pages()).sum();
     let frames = begin(&out, args.throttle_mbs, &head, &memory, &mut workers)?;
     let records = Records::open(config.exclude, &memory);
-    let mut readers = Readers::open(&memory, records.as_ref(), workers.len())?;
-    if let Some(readers) = readers.first_mut() {
-        tuner.expect(asked, lifeboat_engine::estimate(memory.ranges(), &mut readers.input()));
-    }
+    let readers = Readers::open(&memory, records.as_ref(), workers.len())?;
     let outcome = pages(&memory, &mut workers, readers, &frames, (&tuner, twins.as_ref(), &clock))?;
     let pages_ms = clock.millis();
     let frames = frames.into_inner().map_err(|e| Failure::of(&e))?;
