@@ -47,6 +47,19 @@ pub fn text(name: &str) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// The features with which a dependency is built into a program of the workspace.
+///
+/// # Errors
+/// Cargo cannot be run.
+pub fn features(program: &str, dependency: &str) -> Result<Vec<String>, String> {
+    let wanted = ["tree", "--locked", "-p", program, "-e", "no-dev", "--prefix", "none"];
+    let tree = output("cargo", &[&wanted[..], &["-f", "{lib} {f}"]].concat())?;
+    let tree = String::from_utf8_lossy(&tree).into_owned();
+    let line = tree.lines().find_map(|l| l.strip_prefix(dependency)?.strip_prefix(' '));
+    let line = line.ok_or_else(|| format!("{program} has no {dependency}"))?;
+    Ok(line.split([',', ' ']).map(str::to_owned).collect())
+}
+
 /// A crate of the workspace.
 #[derive(Debug)]
 pub struct Crate {
