@@ -92,6 +92,24 @@ impl AddressSpace {
         Ok(Self { top, levels, entry_mask: ENTRY_ADDR & !sme })
     }
 
+    /// Levels of the page tables, 4 or 5; those of processes have as many.
+    #[must_use]
+    pub fn levels(&self) -> u32 {
+        self.levels
+    }
+
+    /// The bits of an entry that are a physical address, memory encryption's left out.
+    #[must_use]
+    pub fn entry_mask(&self) -> u64 {
+        self.entry_mask
+    }
+
+    /// Physical address of the top table.
+    #[must_use]
+    pub fn top(&self) -> PhysAddr {
+        PhysAddr(self.top)
+    }
+
     /// The physical address behind a virtual one. Reads at most five entries.
     ///
     /// # Errors

@@ -179,6 +179,19 @@ impl<R: ReadVirt> Btf<R> {
         Ok(Some(Array { element, length }))
     }
 
+    /// Whether an integer is a signed one (`BTF_INT_SIGNED`); false for any other type.
+    ///
+    /// # Errors
+    /// [`BtfError`].
+    pub fn is_signed(&mut self, ty: &Type) -> Result<bool, BtfError> {
+        if ty.kind != Kind::Int {
+            return Ok(false);
+        }
+        let raw = self.type_bytes(ty.id, ty.body(), 4)?;
+        let word = le32(raw, 0).ok_or(BtfError::Type { id: ty.id })?;
+        Ok(word & 1 << 24 != 0)
+    }
+
     /// The type itself, without names, `const` and tags. `None` for `void`.
     ///
     /// # Errors

@@ -133,6 +133,12 @@ pub struct Type {
 }
 
 impl Type {
+    /// Where it begins, in bytes from the start of the types.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        u64::from(self.at)
+    }
+
     /// Where its members begin.
     pub(super) fn body(&self) -> u64 {
         u64::from(self.at) + HEAD as u64
