@@ -1,0 +1,599 @@
+//! Files of a dead kernel: paths, pages and whole files out of its memory, and what becomes
+//! of them where its structures are damaged.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests too")]
+
+mod dead;
+
+use std::io::Cursor;
+
+use dead::{Dead, Is, P, U2, U4};
+use lifeboat_inquest::files::extract::Gap;
+use lifeboat_inquest::files::{Cache, Cached, LookupError, Mapping, Paths, Root, extract, lookup};
+use lifeboat_inquest::{Hole, Kernel, PAGE, Pfn};
+use proptest::prelude::*;
+
+const UPTODATE: u64 = 1 << 2;
+const DIRECTORY: u64 = 0o4_0755;
+const FILE: u64 = 0o10_0644;
+const LINK: u64 = 0o12_0777;
+
+/// How directories list their names: before and since commit da549bdd15c2.
+#[derive(Clone, Copy, PartialEq)]
+enum Age {
+    Old,
+    New,
+}
+
+struct World {
+    dead: Dead,
+    age: Age,
+    /// `shmem_aops`.
+    shmem: u64,
+}
+
+impl World {
+    fn new(age: Age) -> Self {
+        let mut dead = Dead::new();
+        declare(&mut dead, age);
+        let shmem = dead.variable("shmem_aops", 8);
+        Self { dead, age, shmem }
+    }
+
+    /// A super block of a file system's type.
+    fn sb(&mut self, kind: &str) -> u64 {
+        let (sb, of) = (self.dead.object("super_block"), self.dead.object("file_system_type"));
+        let name = self.dead.text(kind);
+        self.dead.set(of, "file_system_type.name", name);
+        self.dead.set(sb, "super_block.s_type", of);
+        sb
+    }
+
+    fn inode(&mut self, sb: u64, mode: u64, size: u64) -> u64 {
+        let (inode, space) = (self.dead.object("inode"), self.dead.object("address_space"));
+        for (path, value) in [
+            ("inode.i_mode", mode),
+            ("inode.i_size", size),
+            ("inode.i_ino", 77),
+            ("inode.i_sb", sb),
+            ("inode.i_mapping", space),
+        ] {
+            self.dead.set(inode, path, value);
+        }
+        self.dead.set(space, "address_space.host", inode);
+        inode
+    }
+
+    fn list(&mut self, head: u64) {
+        self.dead.put(head, head);
+        self.dead.put(head + 8, head);
+    }
+
+    /// Puts a node in front of a list's others.
+    fn link(&mut self, head: u64, node: u64) {
+        let first = self.dead.get(head);
+        self.dead.put(node, first);
+        self.dead.put(node + 8, head);
+        self.dead.put(first + 8, node);
+        self.dead.put(head, node);
+    }
+
+    /// A name in a directory; 0 for a root's parent.
+    fn dentry(&mut self, parent: u64, name: &str, sb: u64, inode: u64) -> u64 {
+        let dentry = self.dead.object("dentry");
+        let text = self.dead.text(name);
+        for (path, value) in [
+            ("dentry.d_parent", if parent == 0 { dentry } else { parent }),
+            ("dentry.d_sb", sb),
+            ("dentry.d_inode", inode),
+        ] {
+            self.dead.set(dentry, path, value);
+        }
+        let at = self.dead.at(dentry, "dentry.d_name");
+        let (name_at, len_at) = (self.dead.at(at, "qstr.name"), self.dead.at(at, "qstr.len"));
+        self.dead.put(name_at, text);
+        self.dead.bytes(len_at, &u32::try_from(name.len()).unwrap().to_le_bytes());
+        let hash = self.dead.at(dentry, "dentry.d_hash");
+        let pprev = self.dead.at(hash, "hlist_bl_node.pprev");
+        self.dead.put(pprev, 0xffff_8880_0000_1000);
+        if self.age == Age::Old {
+            let own = self.dead.at(dentry, "dentry.d_subdirs");
+            self.list(own);
+        }
+        if parent != 0 {
+            self.child(parent, dentry);
+        }
+        dentry
+    }
+
+    fn child(&mut self, parent: u64, dentry: u64) {
+        match self.age {
+            Age::Old => {
+                let head = self.dead.at(parent, "dentry.d_subdirs");
+                let node = self.dead.at(dentry, "dentry.d_child");
+                self.link(head, node);
+            }
+            Age::New => {
+                let head = self.dead.at(parent, "dentry.d_children");
+                let node = self.dead.at(dentry, "dentry.d_sib");
+                let first = self.dead.get(head);
+                self.dead.put(node, first);
+                self.dead.put(node + 8, head);
+                if first != 0 {
+                    self.dead.put(first + 8, node);
+                }
+                self.dead.put(head, node);
+            }
+        }
+    }
+
+    /// Mounts the root dentry of a file system on a place. Gives its `struct vfsmount`.
+    fn mount(&mut self, root: u64, on: Option<Root>) -> u64 {
+        let mount = self.dead.object("mount");
+        let mnt = self.dead.at(mount, "mount.mnt");
+        let place = self.dead.at(mnt, "vfsmount.mnt_root");
+        self.dead.put(place, root);
+        let children = self.dead.at(mount, "mount.mnt_mounts");
+        self.list(children);
+        match on {
+            None => self.dead.set(mount, "mount.mnt_parent", mount),
+            Some(on) => {
+                let above = on.mnt - self.dead.at(0, "mount.mnt");
+                self.dead.set(mount, "mount.mnt_parent", above);
+                self.dead.set(mount, "mount.mnt_mountpoint", on.dentry);
+                let head = self.dead.at(above, "mount.mnt_mounts");
+                let node = self.dead.at(mount, "mount.mnt_child");
+                self.link(head, node);
+            }
+        }
+        mnt
+    }
+
+    /// An open file.
+    fn open(&mut self, at: Root) -> u64 {
+        let file = self.dead.object("file");
+        let path = self.dead.at(file, "file.f_path");
+        let (mnt, dentry) = (self.dead.at(path, "path.mnt"), self.dead.at(path, "path.dentry"));
+        self.dead.put(mnt, at.mnt);
+        self.dead.put(dentry, at.dentry);
+        let inode = self.dead.get(self.dead.at(at.dentry, "dentry.d_inode"));
+        let mapping = self.dead.get(self.dead.at(inode, "inode.i_mapping"));
+        self.dead.set(file, "file.f_mapping", mapping);
+        file
+    }
+
+    fn space(&self, inode: u64) -> u64 {
+        self.dead.get(self.dead.at(inode, "inode.i_mapping"))
+    }
+
+    /// A page of a file, with these contents.
+    fn page(&mut self, inode: u64, index: u64, fill: u8) -> Pfn {
+        let pfn = self.dead.page();
+        let page = Dead::struct_page(pfn);
+        let space = self.space(inode);
+        self.dead.set(page, "page.flags", UPTODATE);
+        self.dead.set(page, "page.mapping", space);
+        self.dead.set(page, "page.index", index);
+        self.dead.bytes(dead::DIRECT + pfn.0 * PAGE as u64, &[fill; PAGE]);
+        pfn
+    }
+
+    fn pages(&mut self, inode: u64, entries: &[(u64, u64)]) {
+        let array = self.dead.at(self.space(inode), "address_space.i_pages");
+        self.dead.xarray(array, entries);
+    }
+}
+
+fn declare(dead: &mut Dead, age: Age) {
+    dead.record("list_head", 16, &[("next", P, 0), ("prev", P, 8)]);
+    dead.record("hlist_head", 8, &[("first", P, 0)]);
+    dead.record("hlist_node", 16, &[("next", P, 0), ("pprev", P, 8)]);
+    dead.record("hlist_bl_node", 16, &[("next", P, 0), ("pprev", P, 8)]);
+    dead.record("qstr", 16, &[("hash", U4, 0), ("len", U4, 4), ("name", P, 8)]);
+    dead.record("path", 16, &[("mnt", P, 0), ("dentry", P, 8)]);
+    dead.record("file", 128, &[("f_path", Is::Record("path"), 16), ("f_mapping", P, 64)]);
+    dead.record("dentry_operations", 64, &[("d_dname", P, 40)]);
+    dead.record("file_system_type", 64, &[("name", P, 0)]);
+    dead.record("super_block", 128, &[("s_type", P, 40), ("s_fs_info", P, 80)]);
+    dead.record(
+        "address_space",
+        192,
+        &[("host", P, 0), ("i_pages", Is::Record("xarray"), 8), ("a_ops", P, 104)],
+    );
+    dead.record(
+        "inode",
+        256,
+        &[
+            ("i_mode", U2, 0),
+            ("i_sb", P, 40),
+            ("i_mapping", P, 48),
+            ("i_ino", P, 64),
+            ("i_size", P, 80),
+            ("i_link", P, 200),
+        ],
+    );
+    let mut dentry = vec![
+        ("d_hash", Is::Record("hlist_bl_node"), 8),
+        ("d_parent", P, 24),
+        ("d_name", Is::Record("qstr"), 32),
+        ("d_inode", P, 48),
+        ("d_op", P, 96),
+        ("d_sb", P, 104),
+    ];
+    dentry.extend(match age {
+        Age::Old => {
+            [("d_child", Is::Record("list_head"), 144), ("d_subdirs", Is::Record("list_head"), 160)]
+        }
+        Age::New => [
+            ("d_sib", Is::Record("hlist_node"), 144),
+            ("d_children", Is::Record("hlist_head"), 160),
+        ],
+    });
+    dead.record("dentry", 192, &dentry);
+    dead.record("vfsmount", 32, &[("mnt_root", P, 0)]);
+    dead.record(
+        "mount",
+        256,
+        &[
+            ("mnt_parent", P, 16),
+            ("mnt_mountpoint", P, 24),
+            ("mnt", Is::Record("vfsmount"), 32),
+            ("mnt_mounts", Is::Record("list_head"), 96),
+            ("mnt_child", Is::Record("list_head"), 112),
+        ],
+    );
+    dead.enumeration("pageflags", &[("PG_uptodate", 2)]);
+}
+
+/// A machine with `/etc/app.conf`, `/etc/link` to it, and a tmpfs on `/run` with `/run/log`.
+struct Tree {
+    world: World,
+    root: Root,
+    etc: u64,
+    conf: u64,
+    conf_inode: u64,
+    log: Root,
+    log_inode: u64,
+}
+
+fn tree(age: Age) -> Tree {
+    let mut w = World::new(age);
+    let ext4 = w.sb("ext4");
+    let dir = w.inode(ext4, DIRECTORY, 4096);
+    let top = w.dentry(0, "/", ext4, dir);
+    let mnt = w.mount(top, None);
+    let root = Root { mnt, dentry: top };
+    let dir = w.inode(ext4, DIRECTORY, 4096);
+    let etc = w.dentry(top, "etc", ext4, dir);
+    let conf_inode = w.inode(ext4, FILE, 5 * PAGE as u64 + 10);
+    let conf = w.dentry(etc, "app.conf", ext4, conf_inode);
+    let link = w.inode(ext4, LINK, 8);
+    let to = w.dead.text("../etc/app.conf");
+    w.dead.set(link, "inode.i_link", to);
+    w.dentry(etc, "link", ext4, link);
+    let dir = w.inode(ext4, DIRECTORY, 4096);
+    let run = w.dentry(top, "run", ext4, dir);
+    let tmpfs = w.sb("tmpfs");
+    let dir = w.inode(tmpfs, DIRECTORY, 0);
+    let inner = w.dentry(0, "/", tmpfs, dir);
+    let on = w.mount(inner, Some(Root { mnt, dentry: run }));
+    let log_inode = w.inode(tmpfs, FILE, 4 * PAGE as u64);
+    let (ops, space) = (w.shmem, w.space(log_inode));
+    w.dead.set(space, "address_space.a_ops", ops);
+    let log = w.dentry(inner, "log", tmpfs, log_inode);
+    Tree { world: w, root, etc, conf, conf_inode, log: Root { mnt: on, dentry: log }, log_inode }
+}
+
+const AGES: [Age; 2] = [Age::Old, Age::New];
+
+#[test]
+fn paths_lead_through_mounts() {
+    for age in AGES {
+        let mut t = tree(age);
+        let file = t.world.open(t.log);
+        let conf = t.world.open(Root { dentry: t.conf, ..t.root });
+        let notes = t.world.dead.bury();
+        let kernel = Kernel::open(&t.world.dead, &notes).unwrap();
+        let paths = Paths::new(&kernel).unwrap();
+        let of = |file, root| {
+            let path = paths.of_file(file, root).unwrap();
+            (path.text(), path.deleted, path.whole)
+        };
+        assert_eq!(of(file, None), ("/run/log".into(), false, true));
+        assert_eq!(of(file, Some(t.root)), ("/run/log".into(), false, true));
+        assert_eq!(of(conf, Some(t.root)), ("/etc/app.conf".into(), false, true));
+        // In a chroot.
+        let etc = Root { dentry: t.etc, ..t.root };
+        assert_eq!(of(conf, Some(etc)), ("/app.conf".into(), false, true));
+        // From a root that it is not below.
+        assert_eq!(of(file, Some(etc)), ("/run/log".into(), false, false));
+        let top = paths.of(t.root, None).unwrap();
+        assert_eq!((top.text(), top.deleted), ("/".into(), false));
+    }
+}
+
+#[test]
+fn files_without_a_name_have_the_kernel_s_words() {
+    let mut t = tree(Age::New);
+    let hash = t.world.dead.at(t.conf, "dentry.d_hash");
+    t.world.dead.put(hash + 8, 0);
+    let ops = t.world.dead.object("dentry_operations");
+    t.world.dead.set(ops, "dentry_operations.d_dname", 0xffff_ffff_8100_0000);
+    let mut made_up = Vec::new();
+    for (kind, name) in [
+        ("tmpfs", "memfd:x"),
+        ("tmpfs", "dev/zero"),
+        ("anon_inodefs", "[io_uring]"),
+        ("pipefs", ""),
+    ] {
+        let sb = t.world.sb(kind);
+        let inode = t.world.inode(sb, FILE, 0);
+        let root = t.world.dentry(0, "/", sb, inode);
+        let mnt = t.world.mount(root, None);
+        let dentry = t.world.dentry(0, name, sb, inode);
+        t.world.dead.set(dentry, "dentry.d_op", ops);
+        made_up.push(t.world.open(Root { mnt, dentry }));
+    }
+    let conf = t.world.open(Root { dentry: t.conf, ..t.root });
+    let notes = t.world.dead.bury();
+    let kernel = Kernel::open(&t.world.dead, &notes).unwrap();
+    let paths = Paths::new(&kernel).unwrap();
+    let of = |file| {
+        let path = paths.of_file(file, Some(t.root)).unwrap();
+        (path.text(), path.deleted)
+    };
+    assert_eq!(of(conf), ("/etc/app.conf (deleted)".into(), true));
+    assert_eq!(of(made_up[0]), ("/memfd:x (deleted)".into(), true));
+    assert_eq!(of(made_up[1]), ("/dev/zero (deleted)".into(), true));
+    assert_eq!(of(made_up[2]), ("anon_inode:[io_uring]".into(), false));
+    assert_eq!(of(made_up[3]), ("pipefs:".into(), false));
+}
+
+#[test]
+fn damaged_paths_end() {
+    // Directories that contain each other.
+    let mut t = tree(Age::New);
+    t.world.dead.set(t.etc, "dentry.d_parent", t.conf);
+    let notes = t.world.dead.bury();
+    let kernel = Kernel::open(&t.world.dead, &notes).unwrap();
+    let paths = Paths::new(&kernel).unwrap();
+    let path = paths.of(Root { dentry: t.conf, ..t.root }, Some(t.root)).unwrap();
+    assert!(!path.whole && path.bytes.len() <= 4096 + 256, "{path:?}");
+    // A name that is nowhere.
+    let mut t = tree(Age::New);
+    let name = t.world.dead.at(t.etc, "dentry.d_name") + 8;
+    t.world.dead.put(name, 0xdead_0000_0000_0100);
+    let notes = t.world.dead.bury();
+    let kernel = Kernel::open(&t.world.dead, &notes).unwrap();
+    let paths = Paths::new(&kernel).unwrap();
+    let path = paths.of(Root { dentry: t.conf, ..t.root }, Some(t.root)).unwrap();
+    assert_eq!((path.text(), path.whole), ("/app.conf".into(), false));
+    paths.of(Root { dentry: t.etc, ..t.root }, Some(t.root)).unwrap_err();
+}
+
+#[test]
+fn a_path_leads_to_its_file() {
+    for age in AGES {
+        let mut t = tree(age);
+        let ext4 = t.world.dead.get(t.world.dead.at(t.conf, "dentry.d_sb"));
+        t.world.dentry(t.etc, "gone", ext4, 0);
+        let circle = t.world.inode(ext4, LINK, 4);
+        let to = t.world.dead.text("/etc/circle");
+        t.world.dead.set(circle, "inode.i_link", to);
+        t.world.dentry(t.etc, "circle", ext4, circle);
+        let notes = t.world.dead.bury();
+        let kernel = Kernel::open(&t.world.dead, &notes).unwrap();
+        let (paths, cache) = (Paths::new(&kernel).unwrap(), Cache::new(&kernel).unwrap());
+        let find = |path: &str| {
+            lookup::find(&kernel, &paths, &cache, t.root, path.as_bytes()).map(|t| t.inode)
+        };
+        for path in ["/etc/app.conf", "etc/./app.conf", "/etc/link", "/run/../../etc/link"] {
+            assert_eq!(find(path), Ok(t.conf_inode), "{path}");
+        }
+        assert_eq!(find("/run/log"), Ok(t.log_inode));
+        assert_eq!(find("/etc/nothing"), Err(LookupError::Unknown("/etc/nothing".into())));
+        assert_eq!(find("/etc/gone"), Err(LookupError::NoFile("/etc/gone".into())));
+        assert!(matches!(find("/etc"), Err(LookupError::Kind(..))));
+        assert!(matches!(find("/etc/app.conf/x"), Err(LookupError::Kind(..))));
+        assert!(matches!(find("/etc/circle"), Err(LookupError::Links(_))));
+    }
+}
+
+/// Pages of `/etc/app.conf`: one, a folio of two, one evicted, one of somebody else's.
+fn cached(t: &mut Tree) -> [Pfn; 3] {
+    let first = t.world.page(t.conf_inode, 0, 1);
+    let folio = t.world.page(t.conf_inode, 1, 2);
+    let tail = t.world.page(t.conf_inode, 0, 3);
+    assert_eq!(tail.0, folio.0 + 1);
+    let (head, second) = (Dead::struct_page(folio), Dead::struct_page(tail));
+    t.world.dead.set(second, "page.mapping", 0);
+    t.world.dead.set(second, "page.compound_head", head | 1);
+    let strange = t.world.page(t.log_inode, 4, 9);
+    let (first_page, strange) = (Dead::struct_page(first), Dead::struct_page(strange));
+    let pages = [(0, first_page), (1, head), (2, head), (3, 0x1234 << 1 | 1), (4, strange)];
+    t.world.pages(t.conf_inode, &pages);
+    [first, folio, tail]
+}
+
+#[test]
+fn pages_are_where_the_page_cache_has_them() {
+    let mut t = tree(Age::New);
+    let [first, folio, tail] = cached(&mut t);
+    let file = t.world.open(Root { dentry: t.conf, ..t.root });
+    let notes = t.world.dead.bury();
+    let kernel = Kernel::open(&t.world.dead, &notes).unwrap();
+    let cache = Cache::new(&kernel).unwrap();
+    let conf = cache.of_file(file).unwrap();
+    assert_eq!((conf.number, conf.size), (77, 5 * PAGE as u64 + 10));
+    let found: Vec<_> = (0..8).map(|n| cache.find(&conf, n)).collect();
+    let page = |pfn| Ok(Cached::Page(pfn));
+    assert_eq!(
+        found,
+        [
+            page(first),
+            page(folio),
+            page(tail),
+            Err(Hole::FileOnly),
+            Err(Hole::Malformed),
+            Err(Hole::FileOnly),
+            Err(Hole::NotMapped),
+            Err(Hole::NotMapped),
+        ]
+    );
+    assert_eq!(cache.gap(&conf, 0), None);
+    assert_eq!(cache.gap(&conf, 3), Some((1, Err(Hole::FileOnly))));
+    assert_eq!(cache.gap(&conf, 5), Some((1, Err(Hole::FileOnly))));
+    assert_eq!(cache.held(&conf), 4);
+}
+
+/// A page that is being read holds nothing yet; a tail that its folio does not know is not
+/// of it.
+#[test]
+fn a_page_is_asked_whose_it_is() {
+    let mut t = tree(Age::New);
+    let [first, _, tail] = cached(&mut t);
+    t.world.dead.set(Dead::struct_page(first), "page.flags", 0);
+    t.world.dead.set(Dead::struct_page(tail), "page.compound_head", 0);
+    let notes = t.world.dead.bury();
+    let kernel = Kernel::open(&t.world.dead, &notes).unwrap();
+    let cache = Cache::new(&kernel).unwrap();
+    let conf = cache.of_inode(t.conf_inode).unwrap();
+    assert_eq!(cache.find(&conf, 0), Err(Hole::FileOnly));
+    assert_eq!(cache.find(&conf, 2), Err(Hole::Malformed));
+}
+
+#[test]
+fn shared_memory_is_zeros_where_nobody_was() {
+    let mut t = tree(Age::Old);
+    let pfn = t.world.page(t.log_inode, 1, 7);
+    let swap = 3u64 << 58 | 99;
+    t.world.pages(t.log_inode, &[(1, Dead::struct_page(pfn)), (2, swap << 1 | 1)]);
+    let notes = t.world.dead.bury();
+    let kernel = Kernel::open(&t.world.dead, &notes).unwrap();
+    let cache = Cache::new(&kernel).unwrap();
+    let log = cache.of_inode(t.log_inode).unwrap();
+    let found: Vec<_> = (0..5).map(|n| cache.find(&log, n)).collect();
+    let want = [
+        Ok(Cached::Untouched),
+        Ok(Cached::Page(pfn)),
+        Ok(Cached::Swap(swap & (u64::MAX >> 1))),
+        Ok(Cached::Untouched),
+        Err(Hole::NotMapped),
+    ];
+    assert_eq!(found, want);
+}
+
+#[test]
+fn a_file_comes_back_as_far_as_it_is_there() {
+    let mut t = tree(Age::New);
+    cached(&mut t);
+    let notes = t.world.dead.bury();
+    let kernel = Kernel::open(&t.world.dead, &notes).unwrap();
+    let cache = Cache::new(&kernel).unwrap();
+    let conf: Mapping = cache.of_inode(t.conf_inode).unwrap();
+    let mut out = Cursor::new(Vec::new());
+    let report = extract(&cache, None, &conf, &mut out).unwrap();
+    let bytes = out.into_inner();
+    assert_eq!(bytes.len(), 5 * PAGE + 10);
+    for (page, fill) in [(0, 1), (1, 2), (2, 3)] {
+        assert!(bytes[page * PAGE..][..PAGE].iter().all(|b| *b == fill), "{page}");
+    }
+    assert_eq!((report.pages, report.missing()), (3, 3));
+    let gap = |page, why| Gap { page, pages: 1, why };
+    assert_eq!(
+        report.gaps,
+        [gap(3, Hole::FileOnly), gap(4, Hole::Malformed), gap(5, Hole::FileOnly)]
+    );
+    // The last page that is there is cut at the end of the file.
+    let mut t = tree(Age::New);
+    let last = t.world.page(t.conf_inode, 5, 8);
+    t.world.pages(t.conf_inode, &[(5, Dead::struct_page(last))]);
+    let notes = t.world.dead.bury();
+    let kernel = Kernel::open(&t.world.dead, &notes).unwrap();
+    let cache = Cache::new(&kernel).unwrap();
+    let conf = cache.of_inode(t.conf_inode).unwrap();
+    let mut out = Cursor::new(Vec::new());
+    extract(&cache, None, &conf, &mut out).unwrap();
+    assert_eq!(out.into_inner()[5 * PAGE..], [8; 10]);
+}
+
+/// A file whose inode says that it fills the address space is told, not looked at for ever.
+#[test]
+fn a_wild_size_ends() {
+    let mut t = tree(Age::New);
+    t.world.dead.set(t.conf_inode, "inode.i_size", u64::MAX);
+    let notes = t.world.dead.bury();
+    let kernel = Kernel::open(&t.world.dead, &notes).unwrap();
+    let cache = Cache::new(&kernel).unwrap();
+    let conf = cache.of_inode(t.conf_inode).unwrap();
+    extract(&cache, None, &conf, Cursor::new(Vec::new())).unwrap_err();
+}
+
+/// A file that keeps nothing: a damaged one may be terabytes.
+struct Nowhere;
+
+impl std::io::Write for Nowhere {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl std::io::Seek for Nowhere {
+    fn seek(&mut self, to: std::io::SeekFrom) -> std::io::Result<u64> {
+        match to {
+            std::io::SeekFrom::Start(at) => Ok(at),
+            _ => Err(std::io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+/// Where the objects of the machine lie.
+const OBJECTS: u64 = dead::DIRECT + 0x80_0000;
+/// Words of them.
+const WORDS: u64 = 0x2800;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Whatever is overwritten, with wild numbers or with pointers to other objects, all
+    /// questions get an answer, and soon.
+    #[test]
+    fn damage_ends(edits in proptest::collection::vec(
+        (0..WORDS, prop_oneof![
+            any::<u64>(),
+            (0..WORDS).prop_map(|n| OBJECTS + n * 8),
+            (0..WORDS).prop_map(|n| (OBJECTS + n * 8) | 2),
+            0u64..1 << 46,
+        ]), 1..120), old in any::<bool>()) {
+        let mut t = tree(if old { Age::Old } else { Age::New });
+        cached(&mut t);
+        let files = [t.world.open(t.log), t.world.open(Root { dentry: t.conf, ..t.root })];
+        let notes = t.world.dead.bury();
+        for (word, value) in edits {
+            t.world.dead.put(OBJECTS + word * 8, value);
+        }
+        let begun = std::time::Instant::now();
+        let kernel = Kernel::open(&t.world.dead, &notes).unwrap();
+        let (paths, cache) = (Paths::new(&kernel).unwrap(), Cache::new(&kernel).unwrap());
+        for file in files {
+            if let Ok(path) = paths.of_file(file, Some(t.root)) {
+                prop_assert!(path.bytes.len() < 3 * 4096);
+            }
+        }
+        for path in ["/etc/link", "/run/log", "/etc/nothing"] {
+            if let Ok(target) = lookup::find(&kernel, &paths, &cache, t.root, path.as_bytes()) {
+                let _ = cache.of_inode(target.inode);
+            }
+        }
+        if let Ok(conf) = cache.of_inode(t.conf_inode)
+            && let Ok(report) = extract(&cache, None, &conf, Nowhere)
+        {
+            prop_assert!(report.pages + report.missing() <= conf.size.div_ceil(PAGE as u64));
+        }
+        prop_assert!(begun.elapsed().as_secs() < 30);
+    }
+}
