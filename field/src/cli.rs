@@ -1,5 +1,8 @@
 //! The command line: what can be said, in argh's words. No behaviour here.
 
+pub(crate) mod cores;
+pub(crate) mod inquest;
+
 use std::path::PathBuf;
 
 use argh::FromArgs;
@@ -33,6 +36,11 @@ pub(crate) enum Command {
     Arm(Arm),
     Disarm(Disarm),
     Status(Status),
+    Ps(inquest::Ps),
+    Maps(inquest::Maps),
+    Core(cores::Core),
+    Libs(cores::Libs),
+    Extract(cores::Extract),
 }
 
 /// make an identity (secret key) that opens dumps; keep it away from the server

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`dump`] | headers, chunks, index; verification; pages by number |
 //! | [`export`] | ELF vmcore, kdump-compressed vmcore, raw swap image |
+//! | [`machine`] | an open dump as the dead machine, for `lifeboat-inquest` |
 //! | [`lanes`] | pieces made on several threads, used in order |
 //! | [`stream`] | large outputs on their way to the disk |
 #![forbid(unsafe_code)]
@@ -17,4 +18,5 @@
 pub mod dump;
 pub mod export;
 pub mod lanes;
+pub mod machine;
 pub mod stream;

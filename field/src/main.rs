@@ -76,5 +76,10 @@ fn run(command: &Command) -> Ended {
         Command::Status(a) => arm::status(a),
         Command::Verify(a) => cmd::verify::run(a),
         Command::Export(a) => cmd::export::run(a),
+        Command::Ps(a) => cmd::inquest::ps::run(a),
+        Command::Maps(a) => cmd::inquest::maps::run(a),
+        Command::Core(a) => cmd::inquest::core::run(a),
+        Command::Libs(a) => cmd::inquest::libs::run(a),
+        Command::Extract(a) => cmd::inquest::extract::run(a),
     }
 }

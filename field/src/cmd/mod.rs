@@ -5,6 +5,7 @@ pub(crate) mod clear;
 pub(crate) mod export;
 pub(crate) mod format;
 pub(crate) mod frames;
+pub(crate) mod inquest;
 pub(crate) mod keyareas;
 pub(crate) mod keygen;
 pub(crate) mod list;

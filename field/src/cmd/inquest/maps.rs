@@ -1,0 +1,104 @@
+//! `lifeboat maps`: what a process of the dead machine had mapped, and how many of its pages
+//! were where.
+
+use std::fmt::Write as _;
+
+use lifeboat_inquest::Kernel;
+use lifeboat_inquest::mm::{self, Counts, Tables, Vma};
+use lifeboat_inquest::tasks::Process;
+use serde_json::{Value, json};
+
+use crate::cli::inquest::Maps;
+use crate::cmd::opened::Source;
+use crate::ui::{Context as _, Ended, Failure, put, safe};
+
+/// Lists them. Exit code 3 when something was damaged.
+pub(crate) fn run(args: &Maps) -> Ended {
+    let source = Source {
+        dev: &args.dev,
+        partition: args.partition.as_deref(),
+        with: &args.with,
+        which: args.dump,
+    };
+    let given = super::Given { vmlinux: args.vmlinux.as_deref(), btf: args.btf.as_deref() };
+    super::ask(&source, &args.identity, &given, |kernel| {
+        let (processes, mut damage) = super::processes(kernel)?;
+        let mm = space(&processes, args.pid)?;
+        let found = mm::vmas(kernel, mm);
+        damage.extend(super::told("mappings", &found));
+        let tables = Tables::open(kernel, mm).context("page tables")?;
+        let all: Vec<(Vma, Counts)> = found
+            .items
+            .into_iter()
+            .map(|vma| {
+                let counts = mm::count(&tables, vma.start, vma.end);
+                (vma, counts)
+            })
+            .collect();
+        if args.json {
+            let list: Vec<Value> = all.iter().map(|(vma, n)| json(kernel, vma, *n)).collect();
+            crate::cmd::print_json(&json!({ "maps": list, "damage": damage }))?;
+        } else {
+            put(table(kernel, &all));
+        }
+        Ok(super::outcome(&damage))
+    })
+}
+
+/// The address space of the process that a number means.
+fn space(processes: &[Process], pid: u32) -> Result<u64, Failure> {
+    let process = super::process(processes, pid)?;
+    process.mm.ok_or_else(|| {
+        let what = if process.leader.kernel { "is a thread of the kernel" } else { "had ended" };
+        Failure::new(format!("{pid} ({}) {what}: it has no memory", safe(&process.leader.comm)))
+            .hint("`lifeboat ps` shows memory for those that have some")
+    })
+}
+
+/// What a mapping is called.
+fn name(_kernel: &Kernel<'_>, vma: &Vma) -> Option<String> {
+    match (&vma.name, vma.file) {
+        (Some(name), _) => Some(name.clone()),
+        (None, Some(file)) => Some(format!("file at {file:#x}")),
+        (None, None) => None,
+    }
+}
+
+fn json(kernel: &Kernel<'_>, vma: &Vma, n: Counts) -> Value {
+    json!({
+        "start": vma.start,
+        "end": vma.end,
+        "flags": vma.flags.text(),
+        "vm_flags": vma.flags.0,
+        "offset": if vma.file.is_some() { vma.offset } else { 0 },
+        "name": name(kernel, vma),
+        "pages": {
+            "present": n.present, "swap": n.swap, "migration": n.migration,
+            "marked": n.marked, "special": n.special, "none": n.none, "lost": n.lost,
+        },
+    })
+}
+
+fn table(kernel: &Kernel<'_>, all: &[(Vma, Counts)]) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{:>16} {:>16} PERM {:>10} {:>8} {:>8} {:>6} NAME",
+        "START", "END", "OFFSET", "PRESENT", "SWAP", "LOST"
+    );
+    for (vma, n) in all {
+        let offset = if vma.file.is_some() { vma.offset } else { 0 };
+        let _ = writeln!(
+            out,
+            "{:>16x} {:>16x} {} {offset:>10x} {:>8} {:>8} {:>6} {}",
+            vma.start,
+            vma.end,
+            vma.flags.text(),
+            n.present.saturating_add(n.migration),
+            n.swap,
+            n.lost,
+            safe(&name(kernel, vma).unwrap_or_default()),
+        );
+    }
+    out
+}

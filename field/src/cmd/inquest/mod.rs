@@ -1,0 +1,112 @@
+//! Questions to the dead machine: from a dump to its kernel, and what they share.
+
+pub(crate) mod core;
+pub(crate) mod extract;
+pub(crate) mod libs;
+pub(crate) mod maps;
+pub(crate) mod ps;
+
+use std::path::{Path, PathBuf};
+
+use lifeboat_field::machine::DumpMachine;
+use lifeboat_inquest::kernel::Aids;
+use lifeboat_inquest::tasks::{self, Process};
+use lifeboat_inquest::walk::Found;
+use lifeboat_inquest::{Hole, Kernel};
+
+use super::opened::Source;
+use crate::ui::{Context as _, Ended, Failure, Outcome, safe, warn};
+
+/// Most bytes of a BTF file.
+const MAX_BTF: u64 = 64 << 20;
+
+/// Files about the dead kernel that the user named.
+pub(crate) struct Given<'a> {
+    /// `--vmlinux`
+    pub(crate) vmlinux: Option<&'a Path>,
+    /// `--btf`
+    pub(crate) btf: Option<&'a Path>,
+}
+
+impl Given<'_> {
+    fn read(&self) -> Result<Aids, Failure> {
+        let mut aids = match self.vmlinux {
+            Some(path) => {
+                let mut file = std::fs::File::open(path).context(path.display())?;
+                Aids::of_vmlinux(&mut file).context(path.display())?
+            }
+            None => Aids::none(),
+        };
+        if let Some(path) = self.btf {
+            let len = std::fs::metadata(path).context(path.display())?.len();
+            if len > MAX_BTF {
+                return Err(Failure::new(format!("{}: too long for BTF", path.display()))
+                    .hint("it is the file /sys/kernel/btf/vmlinux of a machine that runs it"));
+            }
+            aids.btf = Some(std::fs::read(path).context(path.display())?);
+        }
+        Ok(aids)
+    }
+}
+
+/// Opens the dump, gets to know its kernel, and asks.
+pub(crate) fn ask(
+    source: &Source<'_>,
+    keys: &[PathBuf],
+    given: &Given<'_>,
+    question: impl FnOnce(&Kernel<'_>) -> Ended,
+) -> Ended {
+    let aids = given.read()?;
+    let dump = source.unlock(keys)?;
+    let notes = dump.notes().context(source.dev)?;
+    let machine = DumpMachine::new(&dump);
+    let kernel = Kernel::open_with(&machine, &notes, &aids).context(source.dev)?;
+    question(&kernel)
+}
+
+/// All processes; what is damaged is told on stderr.
+pub(crate) fn processes(kernel: &Kernel<'_>) -> Result<(Vec<Process>, Vec<String>), Failure> {
+    let found = tasks::tasks(kernel);
+    let damage = told("tasks", &found);
+    if found.items.is_empty() {
+        let first = damage.first().cloned().unwrap_or_default();
+        return Err(Failure::new(format!("no task can be found: {first}"))
+            .hint("the dump lacks the kernel's memory; `lifeboat verify` says what is missing"));
+    }
+    let processes = tasks::processes(kernel, &found.items, None).plain()?;
+    Ok((processes, damage))
+}
+
+/// The process that a number means: its own, or that of one of its threads.
+pub(crate) fn process(processes: &[Process], pid: u32) -> Result<&Process, Failure> {
+    let has = |p: &&Process| p.leader.tgid == pid || p.threads.iter().any(|t| t.pid == pid);
+    processes.iter().find(has).ok_or_else(|| {
+        Failure::new(format!("the dead machine had no process {pid}"))
+            .hint("`lifeboat ps` lists those it had")
+    })
+}
+
+/// What was wrong with a walk, in words; told on stderr too.
+pub(crate) fn told<T>(what: &str, found: &Found<T>) -> Vec<String> {
+    let words = |d: &_| safe(format!("{what}: {d}").lines().next().unwrap_or_default());
+    let all: Vec<String> = found.damage.iter().map(words).collect();
+    for words in &all {
+        warn(words);
+    }
+    all
+}
+
+/// 3 where something was damaged, so that a script does not take it for all there was.
+pub(crate) fn outcome(damage: &[String]) -> Outcome {
+    if damage.is_empty() { Outcome::Good } else { Outcome::Partial }
+}
+
+/// A number, or nothing for what cannot be had.
+pub(crate) fn json_number<T: Into<u64> + Copy>(value: Result<T, Hole>) -> serde_json::Value {
+    value.map_or(serde_json::Value::Null, |n| n.into().into())
+}
+
+/// A number, or `?`.
+pub(crate) fn text_number<T: ToString>(value: Result<T, Hole>) -> String {
+    value.map_or_else(|_| "?".to_owned(), |n| n.to_string())
+}
