@@ -25,6 +25,7 @@ pub mod blocks;
 pub mod boot;
 pub mod chunks;
 pub mod dump;
+pub mod inquest;
 pub mod keys;
 pub mod machine;
 pub mod measure;
@@ -72,6 +73,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "btf", run: types::btf, max_len: 16 * KIB, max_heap: MIB },
     // A window, the tokens, and the image that the target puts together.
     Target { name: "kallsyms", run: types::kallsyms, max_len: 8 * KIB, max_heap: MIB },
+    // The machine is 16 MiB, twice; its pages and types as the reader keeps them take as much.
+    Target { name: "inquest", run: inquest::overwritten, max_len: 4 * KIB, max_heap: 96 * MIB },
     // See `dump::dump`.
     Target { name: "dump", run: dump::dump, max_len: 64 * KIB, max_heap: 256 * MIB },
 ];
