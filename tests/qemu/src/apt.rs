@@ -33,10 +33,18 @@ pub fn resolve(meta: &str) -> Res<Package> {
         .find(|n| n.starts_with("linux-image-"))
         .ctx(&hint)?
         .to_owned();
-    let policy = run(Command::new("apt-cache").args(["policy", &name]))?;
-    let version =
-        policy.lines().find_map(|l| l.trim().strip_prefix("Candidate: ")).ctx(&hint)?.to_owned();
-    Ok(Package { name, version })
+    candidate(&name)
+}
+
+/// A package at its newest version.
+///
+/// # Errors
+/// When apt does not know it.
+pub fn candidate(name: &str) -> Res<Package> {
+    let policy = run(Command::new("apt-cache").args(["policy", name]))?;
+    let version = policy.lines().find_map(|l| l.trim().strip_prefix("Candidate: "));
+    let version = version.ctx(format_args!("package {name}\nhint: apt-get update"))?.to_owned();
+    Ok(Package { name: name.to_owned(), version })
 }
 
 /// Downloads one package at exactly this version into `dir`.

@@ -20,10 +20,23 @@ const IMAGE_FILES: [&str; 6] =
 /// # Errors
 /// When it does not compile.
 pub fn compile(name: &str, dir: &Path) -> Res<PathBuf> {
+    build(name, dir, &["-static"])
+}
+
+/// Builds a guest program that takes this machine's C library at run time.
+///
+/// # Errors
+/// When it does not compile.
+pub fn compile_dynamic(name: &str, dir: &Path) -> Res<PathBuf> {
+    build(name, dir, &[])
+}
+
+fn build(name: &str, dir: &Path, how: &[&str]) -> Res<PathBuf> {
     let source = workspace().join("tests/guest").join(name).with_extension("c");
     let to = dir.join(name);
     run(Command::new("gcc")
-        .args(["-static", "-pthread", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-o"])
+        .args(how)
+        .args(["-pthread", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-o"])
         .arg(&to)
         .arg(&source))?;
     Ok(to)

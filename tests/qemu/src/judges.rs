@@ -137,6 +137,17 @@ pub fn classes_by_drgn(vmcore: &Path, vmlinux: &Path, work: &Path) -> Res<Vec<u8
     fs::read(&map).ctx(map.display())
 }
 
+/// All tasks, and the memory maps of `pids`, as drgn sees them with the debug kernel: see
+/// `tests/checkers/userland.py`.
+///
+/// # Errors
+/// When drgn fails.
+pub fn userland_by_drgn(vmcore: &Path, vmlinux: &Path, pids: &[u32]) -> Res<Value> {
+    let mut command = drgn(vmcore, vmlinux, "userland.py")?;
+    let said = run(command.args(pids.iter().map(u32::to_string)))?;
+    serde_json::from_str(&said).ctx("drgn's answer")
+}
+
 /// What crash says when it is to read one page of physical memory.
 ///
 /// # Errors

@@ -49,14 +49,27 @@ pub fn prepare(plan: Plan) -> Res<Kinds> {
 }
 
 /// Modules and what they need, as files for the guest to load behind those of its disk.
-fn modules(kernel: &Kernel, wanted: &[&str]) -> Res<Vec<(&'static str, Vec<u8>)>> {
-    const NAMES: [&str; 6] = [
-        "lb/modules/x0.ko",
-        "lb/modules/x1.ko",
-        "lb/modules/x2.ko",
-        "lb/modules/x3.ko",
-        "lb/modules/x4.ko",
-        "lb/modules/x5.ko",
+///
+/// # Errors
+/// When one cannot be read, or there are more than names for them.
+pub fn modules(kernel: &Kernel, wanted: &[&str]) -> Res<Vec<(&'static str, Vec<u8>)>> {
+    const NAMES: [&str; 16] = [
+        "lb/modules/x00.ko",
+        "lb/modules/x01.ko",
+        "lb/modules/x02.ko",
+        "lb/modules/x03.ko",
+        "lb/modules/x04.ko",
+        "lb/modules/x05.ko",
+        "lb/modules/x06.ko",
+        "lb/modules/x07.ko",
+        "lb/modules/x08.ko",
+        "lb/modules/x09.ko",
+        "lb/modules/x10.ko",
+        "lb/modules/x11.ko",
+        "lb/modules/x12.ko",
+        "lb/modules/x13.ko",
+        "lb/modules/x14.ko",
+        "lb/modules/x15.ko",
     ];
     let order = provision::load_order(&kernel.modules, wanted)?;
     // Those of the disk are loaded already.

@@ -14,9 +14,9 @@ use crate::paths::{cache, lock_cache};
 const DRGN: &str = "0.3.0";
 /// Debian's release that carries crash 8.0.6, and the version that must be found there.
 const CRASH: (&str, &str) = ("trixie", "8.0.6");
-/// Modules that may be needed to reach a disk and a file system on it, and the
-/// libraries they may want.
-const MODULE_PATHS: [&str; 13] = [
+/// Modules that may be needed to reach a disk and a file system on it, to swap to
+/// compressed memory, and the libraries they may want.
+const MODULE_PATHS: [&str; 17] = [
     "./lib/modules/*/kernel/block/t10-pi.ko*",
     "./lib/modules/*/kernel/drivers/virtio/virtio*",
     "./lib/modules/*/kernel/drivers/block/virtio_blk.ko*",
@@ -30,6 +30,10 @@ const MODULE_PATHS: [&str; 13] = [
     "./lib/modules/*/kernel/lib/*",
     "./lib/modules/*/kernel/crypto/*crc*",
     "./lib/modules/*/kernel/arch/x86/crypto/*crc*",
+    "./lib/modules/*/kernel/drivers/block/zram/*",
+    "./lib/modules/*/kernel/mm/*",
+    "./lib/modules/*/kernel/crypto/lz*",
+    "./lib/modules/*/kernel/crypto/zstd*",
 ];
 
 /// A stock kernel to crash.
@@ -41,6 +45,8 @@ pub enum Victim {
     Generic61,
     /// 6.12 for clouds: virtio, NVMe and AHCI.
     Cloud612,
+    /// 6.12 for everything.
+    Generic612,
 }
 
 impl Victim {
@@ -49,13 +55,20 @@ impl Victim {
             Self::Cloud61 => "linux-image-cloud-amd64",
             Self::Generic61 => "linux-image-amd64",
             Self::Cloud612 => "linux-image-6.12-cloud-amd64",
+            Self::Generic612 => "linux-image-6.12-amd64",
         }
     }
 
     /// A debug package of a cloud flavour is a third of the generic one's size.
     #[must_use]
     pub fn has_symbols(self) -> bool {
-        !matches!(self, Self::Generic61)
+        !matches!(self, Self::Generic61 | Self::Generic612)
+    }
+
+    /// Kernels for clouds are built without zswap.
+    #[must_use]
+    pub fn has_zswap(self) -> bool {
+        matches!(self, Self::Generic61 | Self::Generic612)
     }
 }
 
@@ -83,7 +96,7 @@ pub fn kernel(victim: Victim) -> Res<Kernel> {
     let release = package.name.strip_prefix("linux-image-").ctx("the kernel's release")?.to_owned();
     // A rebuilt package keeps its release: the version belongs to the key, and so
     // does what is unpacked of it.
-    let key = format!("{release}_{}_m2", package.version.replace(':', "_"));
+    let key = format!("{release}_{}_m3", package.version.replace(':', "_"));
     let dir = cache()?.join("kernels").join(key);
     if !dir.join("vmlinuz").is_file() {
         install(&dir, |new| {
@@ -172,6 +185,27 @@ pub fn packaged(name: &str, suite: &str, folder: &str) -> Res<Tool> {
         })?;
     }
     Ok(Tool(vec![lib.join("ld-linux-x86-64.so.2"), "--library-path".into(), lib, program]))
+}
+
+/// Fetches the smallest gdb, which needs libraries that this machine has for its own, or
+/// finds it in the cache.
+///
+/// # Errors
+/// When apt cannot give it.
+pub fn small_gdb() -> Res<PathBuf> {
+    let _held = lock_cache()?;
+    let package = apt::candidate("gdb-minimal")?;
+    let key = format!("{}-{}", package.name, package.version.replace(':', "_"));
+    let dir = cache()?.join(key);
+    let program = dir.join("usr/bin/gdb");
+    if !program.is_file() {
+        install(&dir, |new| {
+            let deb = apt::download(&package, new)?;
+            apt::unpack(&deb, new, &["./usr/bin/gdb"], true)?;
+            fs::remove_file(&deb).ctx(deb.display())
+        })?;
+    }
+    Ok(program)
 }
 
 /// Fetches crash 8.0.6, or finds it in the cache.
