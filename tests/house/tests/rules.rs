@@ -38,9 +38,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lifeboat-profile", &["lifeboat-format", "lifeboat-crypt"]),
     // What PID 1 will take is asked of the code that takes it.
     ("lifeboat-builder", &["lifeboat-profile", "lifeboat-format", "lifeboat-join"]),
+    // What a dead kernel's memory means; how a dump is opened is not its business.
+    ("lifeboat-inquest", &["lifeboat-format", "lifeboat-sources"]),
     (
         "lifeboat",
         &[
+            "lifeboat-inquest",
             "lifeboat-engine",
             "lifeboat-join",
             "lifeboat-format",
@@ -59,7 +62,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Fuzz targets call every reader of hostile bytes by its public interface.
     (
         "lifeboat-fuzz",
-        &["lifeboat", "lifeboat-format", "lifeboat-sources", "lifeboat-sink", "lifeboat-crypt"],
+        &[
+            "lifeboat",
+            "lifeboat-inquest",
+            "lifeboat-format",
+            "lifeboat-sources",
+            "lifeboat-sink",
+            "lifeboat-crypt",
+        ],
     ),
 ];
 
