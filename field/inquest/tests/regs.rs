@@ -80,10 +80,13 @@ impl World {
 }
 
 fn declare(dead: &mut Dead) {
-    let mut members: Vec<(&str, Is, u32)> =
-        NAMES.iter().enumerate().map(|(n, name)| (*name, P, n as u32 * 8)).collect();
+    let mut members: Vec<(&str, Is, u32)> = NAMES
+        .iter()
+        .enumerate()
+        .map(|(n, name)| (*name, P, u32::try_from(n).unwrap() * 8))
+        .collect();
     members.sort_by_key(|m| m.2);
-    dead.record("pt_regs", REGS as u32, &members);
+    dead.record("pt_regs", u32::try_from(REGS).unwrap(), &members);
     dead.record("pcpu_hot", 64, &[("current_task", P, 0), ("top_of_stack", P, 24)]);
     dead.record("fxregs_state", 512, &[("cwd", U2, 0)]);
     dead.record(

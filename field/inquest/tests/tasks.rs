@@ -300,7 +300,9 @@ mod mutated {
             let before = ram.reads.load(Ordering::Relaxed);
             let found = tasks::tasks(&kernel);
             let all = tasks::processes(&kernel, &found.items, None).unwrap();
-            let _ = all.iter().map(|p| p.command.as_ref().map(ToString::to_string)).count();
+            for command in all.iter().filter_map(|p| p.command.as_ref()) {
+                let _ = command.to_string();
+            }
             let found = mm::vmas(&kernel, mm);
             if let Ok(tables) = Tables::open(&kernel, mm) {
                 for vma in &found.items {

@@ -93,7 +93,7 @@ pub fn write<W: Write + Seek>(
     let notes = notes::encode(process);
     let at = (EHDR + notes.len() as u64).next_multiple_of(PAGE64);
     let mut image = Image::new(out, at);
-    pipeline::run(&process.mappings, pages, options, &mut |block| image.block(&block))?;
+    pipeline::run(&process.mappings, pages, options, &mut |block| image.block(block))?;
     image.finish(&notes)
 }
 

@@ -217,7 +217,7 @@ mod tests {
             if c.aligned {
                 raw.resize(raw.len().next_multiple_of(64), 0xee);
             }
-            raw.resize(raw.len() + c.size as usize, n as u8);
+            raw.resize(raw.len() + c.size as usize, u8::try_from(n).unwrap());
         }
         raw
     }
@@ -235,7 +235,7 @@ mod tests {
         let mut want = vec![0u8; 11008];
         for n in [2, 5, 6, 7, 17, 18] {
             let c = layout.components[n];
-            want[c.offset as usize..(c.offset + c.size) as usize].fill(n as u8);
+            want[c.offset as usize..(c.offset + c.size) as usize].fill(u8::try_from(n).unwrap());
         }
         want[2688..2692].copy_from_slice(&0x5555_5554u32.to_le_bytes());
         assert_eq!(out[576..], want[576..]);

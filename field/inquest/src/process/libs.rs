@@ -86,7 +86,7 @@ fn read_file(
                     let addr = start.checked_add(place)?;
                     (addr.checked_add(now.len() as u64)? <= end).then_some(addr)
                 });
-                if !addr.is_some_and(|addr| dead.memory.read(addr, now).is_ok()) {
+                if addr.is_none_or(|addr| dead.memory.read(addr, now).is_err()) {
                     return false;
                 }
             }

@@ -144,7 +144,7 @@ impl<'k, 'm> Regs<'k, 'm> {
         if let Some(note) = note.filter(|n| is_user(&n.values)) {
             return Ok(Registers { values: note.values, source: Source::Note });
         }
-        let mut values = self.from_stack(task)?;
+        let mut values = self.on_stack(task)?;
         if let Some(note) = note {
             // It ran in the kernel: its bases were in the CPU, where the note took them from.
             for place in [FS_BASE, GS_BASE] {
@@ -156,7 +156,7 @@ impl<'k, 'm> Regs<'k, 'm> {
         Ok(Registers { values, source: Source::Stack })
     }
 
-    fn from_stack(&self, task: u64) -> Result<[u64; REGISTERS], RegsError> {
+    fn on_stack(&self, task: u64) -> Result<[u64; REGISTERS], RegsError> {
         let stack = self.kernel.get(task, self.stack)?;
         let top = stack.checked_add(self.depth).ok_or(Fault::malformed(stack))?;
         let at = top.checked_sub(self.pt_size).ok_or(Fault::malformed(stack))?;

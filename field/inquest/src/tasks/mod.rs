@@ -9,6 +9,7 @@
 
 mod detail;
 
+use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{HashMap, HashSet};
 
 use crate::kernel::{Fault, Field, Kernel, KernelError};
@@ -260,18 +261,16 @@ fn take<'t>(
     all: &'t mut HashMap<u64, Task>,
     found: &mut Found<Task>,
 ) -> Option<&'t Task> {
-    if !all.contains_key(&addr) {
-        match layout.read(kernel, addr) {
-            Ok(task) => {
-                all.insert(addr, task);
-            }
+    match all.entry(addr) {
+        MapEntry::Occupied(known) => Some(known.into_mut()),
+        MapEntry::Vacant(free) => match layout.read(kernel, addr) {
+            Ok(task) => Some(free.insert(task)),
             Err(damage) => {
                 found.spoil(damage);
-                return None;
+                None
             }
-        }
+        },
     }
-    all.get(&addr)
 }
 
 /// A number of the dead kernel's, or why it cannot be had.

@@ -4,8 +4,9 @@
 //! A pointer to a node tells the node's kind in its low bits: nodes are 256 bytes at a
 //! multiple of 256 (`MAPLE_NODE_MASK`), and the kind is in four bits from bit 3 on
 //! (`MAPLE_NODE_TYPE_SHIFT`, `MAPLE_NODE_TYPE_MASK`). Bit 1 tells a top node from a tree of
-//! one entry (`MAPLE_ROOT_NODE`, `xa_is_node()`); nodes below do not have it. These are macros, which BTF does not have; they are the same since the
-//! tree came (6.1, commit 54a611b60590). Kinds and slots are BTF's.
+//! one entry (`MAPLE_ROOT_NODE`, `xa_is_node()`); nodes below do not have it. These are macros, which BTF does
+//! not have; they are the same since the tree came (6.1, commit 54a611b60590). Kinds and
+//! slots are BTF's.
 //!
 //! Slot `n` of a node covers what lies behind pivot `n - 1`, up to pivot `n`; the last pivot
 //! of a node is the node's own end, and need not be stored: a pivot of 0 stands for it.
@@ -16,7 +17,9 @@ use crate::kernel::{Field, Kernel, KernelError};
 
 use super::{Damage, Found, sane};
 
-const NODE_MASK: u64 = 255;
+/// Bytes of a node.
+const NODE: usize = 256;
+const NODE_MASK: u64 = NODE as u64 - 1;
 const TYPE_SHIFT: u32 = 3;
 const TYPE_MASK: u64 = 15;
 /// `xa_is_internal()`, and the highest that is no node.
@@ -135,7 +138,7 @@ impl Layout {
         }
         let kind = branch.node >> TYPE_SHIFT & TYPE_MASK;
         let shape = self.shapes.iter().find(|s| s.kind == kind).ok_or(Damage::Odd(branch.node))?;
-        let mut raw = [0; NODE_MASK as usize + 1];
+        let mut raw = [0; NODE];
         kernel.read(at, &mut raw)?;
         let word = |offset: u64| {
             let at = usize::try_from(offset).ok()?;

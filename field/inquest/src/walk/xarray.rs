@@ -189,7 +189,7 @@ impl Walk<'_, '_> {
                 break;
             }
             let first = branch.first | first;
-            let end = first | (1u64 << shift) - 1;
+            let end = first | ((1u64 << shift) - 1);
             if is_node(entry) {
                 last = None;
                 if first <= *self.range.end() && end >= *self.range.start() && shift > 0 {

@@ -134,11 +134,11 @@ impl World {
         let phys = |at| DIRECT + at;
         self.put(phys(TOP + index(DIRECT, 4)), TABLES | 0x67);
         self.put(phys(TABLES + index(DIRECT, 3)), 0xe3);
-        self.put(phys(TOP + index(VMEMMAP, 4)), TABLES + 0x1000 | 0x67);
-        self.put(phys(TABLES + 0x1000), TABLES + 0x2000 | 0x67);
+        self.put(phys(TOP + index(VMEMMAP, 4)), (TABLES + 0x1000) | 0x67);
+        self.put(phys(TABLES + 0x1000), (TABLES + 0x2000) | 0x67);
         self.put(phys(TABLES + 0x2000), MAP | 0xe3);
-        self.put(phys(TOP + index(IMAGE, 4)), TABLES + 0x3000 | 0x67);
-        self.put(phys(TABLES + 0x3000 + index(IMAGE, 3)), TABLES + 0x4000 | 0x67);
+        self.put(phys(TOP + index(IMAGE, 4)), (TABLES + 0x3000) | 0x67);
+        self.put(phys(TABLES + 0x3000 + index(IMAGE, 3)), (TABLES + 0x4000) | 0x67);
         for n in 0..MEMORY >> 21 {
             self.put(phys(TABLES + 0x4000 + n * 8), n << 21 | 0xe3);
         }
