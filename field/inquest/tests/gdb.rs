@@ -15,6 +15,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lifeboat_inquest::elfcore::notes::{FileMapping, Info, Status, Thread};
@@ -28,10 +29,17 @@ const PAGE64: u64 = PAGE as u64;
 /// `__NR_pause`, where all threads end up.
 const PAUSE: &str = "34 ";
 const THREADS: usize = 4;
+/// Bytes of a stretch that is not looked at page by page.
+const STRETCH: u64 = 1 << 20;
+/// Most bytes of a file that gcore may write.
+const MOST: u64 = 1 << 30;
 
 struct Victim {
     child: Child,
     dir: tempfile::TempDir,
+    /// Long stretches of no file's that it never touched. gcore reads them, and then there are
+    /// pages of zeros in all of them: so this is looked at before.
+    untouched: Vec<(u64, u64)>,
 }
 
 impl Drop for Victim {
@@ -50,13 +58,34 @@ impl Victim {
         gcc.args(["-g", "-O1", "-pthread", "-o"]).arg(&program).arg(source);
         assert!(gcc.status().unwrap().success());
         let child = Command::new(&program).stdin(Stdio::null()).spawn().unwrap();
-        let this = Self { child, dir };
+        let mut this = Self { child, dir, untouched: Vec::new() };
         let begun = Instant::now();
         while !this.sleeps() {
             assert!(begun.elapsed() < Duration::from_secs(60), "the victim never got to sleep");
             std::thread::sleep(Duration::from_millis(20));
         }
+        this.untouched = this.look_around();
         this
+    }
+
+    fn look_around(&self) -> Vec<(u64, u64)> {
+        let pagemap = File::open(self.proc("pagemap")).unwrap();
+        let mut all = Vec::new();
+        for (start, end, ..) in self.maps().into_iter().filter(|m| !m.4) {
+            let mut raw = vec![0; ((end - start) / PAGE64) as usize * 8];
+            pagemap.read_exact_at(&mut raw, start / PAGE64 * 8).unwrap();
+            // Neither present nor swapped.
+            let bare: Vec<bool> = raw.chunks(8).map(|c| c[7] & 0xc0 == 0).collect();
+            let mut at = start;
+            for run in bare.chunk_by(|a, b| a == b) {
+                let end = at + run.len() as u64 * PAGE64;
+                if run[0] && end - at >= STRETCH {
+                    all.push((at, end));
+                }
+                at = end;
+            }
+        }
+        all
     }
 
     fn proc(&self, name: &str) -> PathBuf {
@@ -79,8 +108,11 @@ impl Victim {
     /// What `gcore` makes of it.
     fn gcore(&self) -> PathBuf {
         let base = self.dir.path().join("theirs");
-        let mut gcore = Command::new("gcore");
-        gcore.arg("-o").arg(&base).arg(self.child.id().to_string());
+        // It writes out what was only reserved: a process with more of that than the one here
+        // would fill the disk.
+        let mut gcore = Command::new("prlimit");
+        gcore.arg(format!("--fsize={MOST}")).args(["gcore", "-o"]);
+        gcore.arg(&base).arg(self.child.id().to_string());
         let out = gcore.output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         self.dir.path().join(format!("theirs.{}", self.child.id()))
@@ -165,14 +197,14 @@ fn notes_of(core: &[u8]) -> &[u8] {
 /// Memory of a process, but for some pages.
 struct Living {
     mem: File,
-    pagemap: File,
+    untouched: Vec<(u64, u64)>,
     holes: Vec<u64>,
 }
 
 impl Living {
     fn new(victim: &Victim, holes: Vec<u64>) -> Self {
-        let open = |name| File::open(victim.proc(name)).unwrap();
-        Self { mem: open("mem"), pagemap: open("pagemap"), holes }
+        let mem = File::open(victim.proc("mem")).unwrap();
+        Self { mem, untouched: victim.untouched.clone(), holes }
     }
 }
 
@@ -185,20 +217,12 @@ impl Pages for Living {
         Ok(Origin::Present)
     }
 
-    /// What no page table has is passed over, as far as `pagemap` tells at once.
     fn ahead(&self, start: u64, end: u64) -> (u64, Ahead) {
-        let pages = ((end - start) / PAGE64).min(8192);
-        let mut raw = vec![0; pages as usize * 8];
-        if end - start < 32 << 20
-            || self.pagemap.read_exact_at(&mut raw, start / PAGE64 * 8).is_err()
-        {
-            return (end, Ahead::Look);
+        match self.untouched.iter().find(|(_, to)| *to > start) {
+            Some((from, to)) if *from <= start => (end.min(*to), Ahead::Untouched),
+            Some((from, _)) => (end.min(*from), Ahead::Look),
+            None => (end, Ahead::Look),
         }
-        // Neither present nor swapped.
-        let touched = raw.chunks(8).map(|c| c[7] & 0xc0 != 0).collect::<Vec<_>>();
-        let same = touched.iter().take_while(|t| **t == touched[0]).count() as u64;
-        let what = if touched[0] { Ahead::Look } else { Ahead::Untouched };
-        (start + same * PAGE64, what)
     }
 }
 
@@ -206,6 +230,8 @@ impl Pages for Living {
 fn gdb(program: &Path, core: &Path, commands: &[&str]) -> String {
     let mut gdb = Command::new("gdb");
     gdb.args(["-batch", "-nx", "-ex", "set pagination off", "-ex", "set print thread-events off"]);
+    // Not what arguments were on entry: whether that is known depends on the compiler.
+    gdb.args(["-ex", "set print entry-values no"]);
     gdb.arg("-ex").arg(format!("core-file {}", core.display()));
     for command in commands {
         gdb.args(["-ex", command]);
@@ -376,6 +402,32 @@ fn looking_has_an_end() {
     let report = write(&out, &process, &Numbered, &options).unwrap();
     assert_eq!(report.held_pages(), 500);
     assert_eq!(report.missing[&Hole::Malformed], (1 << 35) - 1 - 1000);
+}
+
+/// Page tables that tell of a page at a time, and never of one that is there.
+struct Meagre(AtomicU64);
+
+impl Pages for Meagre {
+    fn page(&self, _: u64, _: &mut [u8; PAGE]) -> Result<Origin, Hole> {
+        Err(Hole::NotMapped)
+    }
+
+    fn ahead(&self, start: u64, _: u64) -> (u64, Ahead) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        (start + PAGE64, Ahead::Hole(Hole::NotCaptured))
+    }
+}
+
+#[test]
+fn steps_have_an_end_too() {
+    let mapping = Mapping { start: 0x1000, end: 1 << 32, flags: 6 };
+    let process = Process { mappings: vec![mapping], ..Process::default() };
+    let options = Options { most_pages: 1000, ..Options::default() };
+    let pages = Meagre(AtomicU64::new(0));
+    let report = write(tempfile::tempfile().unwrap(), &process, &pages, &options).unwrap();
+    assert_eq!(pages.0.load(Ordering::Relaxed), 1000);
+    assert_eq!(report.missing[&Hole::NotCaptured], 1000);
+    assert_eq!(report.missing[&Hole::Malformed], (1 << 20) - 1 - 1000);
 }
 
 #[test]

@@ -165,6 +165,47 @@ fn modules_bring_their_own() {
     assert_eq!(kernel.module_faults().len(), 1, "{:?}", kernel.module_faults());
 }
 
+/// Hundreds of modules that all lead to one table of symbols.
+#[test]
+fn one_table_of_symbols_for_all_modules() {
+    const COUNT: u64 = 1 << 13;
+    const MODULES: u64 = 200;
+    let mut world = World::new();
+    let head = world.symbols.iter().find(|(_, n)| n == "modules").map(|(at, _)| *at).unwrap();
+    let (kallsyms, strtab) = (world.alloc(32), world.alloc(64));
+    world.write(strtab, b"\0shared\0");
+    let symtab = world.alloc(COUNT * 24);
+    for n in 0..COUNT {
+        world.put(symtab + n * 24, 1 | 4 << 48);
+        world.put(symtab + n * 24 + 8, 0xffff_ffff_c000_0000);
+    }
+    world.put(kallsyms, symtab);
+    world.put32(kallsyms + 8, u32::try_from(COUNT).unwrap());
+    world.put(kallsyms + 16, strtab);
+    for _ in 0..MODULES {
+        let module = world.alloc(128);
+        world.put(module + 96, kallsyms);
+        world.add_tail(head, module + 8);
+    }
+    let (ram, notes) = world.finish();
+    let kernel = open(&ram, &notes);
+    assert_eq!(kernel.symbols("shared"), [0xffff_ffff_c000_0000]);
+    // A million of them, and of the modules behind it is said that they are not read.
+    assert_eq!(kernel.module_faults().len() as u64, MODULES - (1 << 20) / COUNT);
+}
+
+/// A table of CPUs that begins with the last word of all.
+#[test]
+fn addresses_end_where_they_end() {
+    let mut world = World::new();
+    world.symbols.retain(|(_, name)| name != "__per_cpu_offset");
+    world.symbols.insert((u64::MAX - 7, "__per_cpu_offset".to_owned()));
+    let (ram, notes) = world.finish();
+    let kernel = open(&ram, &notes);
+    assert!(kernel.per_cpu(0x1000, 0).is_err());
+    assert!(kernel.per_cpu(0x1000, 1).is_err());
+}
+
 #[test]
 fn what_is_missing_is_named() {
     let (ram, notes) = World::new().finish();

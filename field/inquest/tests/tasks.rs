@@ -260,6 +260,111 @@ fn mappings_by_the_tree() {
     assert_eq!(found.damage, [Damage::Odd(wild)]);
 }
 
+/// One table in all slots of the table above, three times over: 2^35 pages, of which each
+/// table is looked at once.
+#[test]
+fn tables_that_lead_to_one_another_are_counted_once() {
+    let mut made = make();
+    let pgd = made.world.get(made.mm + 32);
+    let tables: Vec<u64> = (0..3).map(|_| made.world.alloc_page()).collect();
+    let entry = |table: u64| (table - DIRECT) | 0x67;
+    for n in 0..512 {
+        made.world.put(tables[0] + n * 8, entry(tables[1]));
+        made.world.put(tables[1] + n * 8, entry(tables[2]));
+        made.world.put(tables[2] + n * 8, if n < 2 { 0x80_0067 } else { 0 });
+    }
+    for n in 0..256 {
+        made.world.put(pgd + n * 8, entry(tables[0]));
+    }
+    let (ram, notes) = made.world.finish();
+    let kernel = open(&ram, &notes);
+    let tables = Tables::open(&kernel, made.mm).unwrap();
+    let all = mm::count(&tables, 0, 1 << 47);
+    assert_eq!((all.present, all.none, all.lost), (1 << 27, (1 << 35) - (1 << 27), 0));
+    // Ends that lie within tables; and the kernel's half.
+    let some = mm::count(&tables, 0x1000, (3 << 21) + 0x1000);
+    assert_eq!((some.present, some.none), (6, 3 * 512 - 6));
+    assert_eq!(mm::count(&tables, (1 << 47) - 0x2000, (1 << 47) + 0x3000).lost, 3);
+    assert_eq!(mm::count(&tables, 1 << 63, (1 << 63) + 0x1000).lost, 1);
+    assert_eq!(mm::count(&tables, 0x2000, 0x1000), mm::Counts::default());
+}
+
+/// Every process's list of threads is the same long list.
+#[test]
+fn one_list_of_threads_for_all_has_an_end() {
+    use machine::types::{PID, SIGNAL, TGID, THREAD_HEAD, THREAD_NODE};
+    let mut made = make();
+    let world = &mut made.world;
+    let threads: Vec<u64> = (0..400).map(|_| world.alloc_page()).collect();
+    for (n, task) in (0..).zip(&threads) {
+        world.put32(task + PID, 1000 + n);
+        world.put32(task + TGID, 100);
+        let next = threads.get(n as usize + 1).unwrap_or(&threads[0]);
+        world.put(task + THREAD_NODE, next + THREAD_NODE);
+    }
+    for (_, task) in &made.tasks {
+        let signal = world.get(task + SIGNAL);
+        world.put(signal + THREAD_HEAD, threads[0] + THREAD_NODE);
+        world.put(signal + THREAD_HEAD + 8, threads[399] + THREAD_NODE);
+    }
+    let (ram, notes) = made.world.finish();
+    let kernel = open(&ram, &notes);
+    let endless = |most| {
+        let damage = tasks::at_most(&kernel, most).damage;
+        damage.iter().any(|d| matches!(d, Damage::Endless(_)))
+    };
+    assert!(!endless(1000));
+    // Room for the three leaders, the first one's list, and half of the second's.
+    assert!(endless(300));
+    assert_eq!(tasks::at_most(&kernel, 300).items.len(), made.tasks.len() + 400);
+}
+
+/// Hundreds of processes with one long command line.
+#[test]
+fn command_lines_have_a_limit_together() {
+    let mut made = make();
+    let pgd = made.world.get(made.mm + 32);
+    made.world.write(made.args, &[b'x'; 4096]);
+    for n in 0..16 {
+        map(&mut made.world, pgd, ARGS + n * 4096, 1, (made.args - DIRECT) | 0x67);
+    }
+    made.world.put(made.mm + 16 + 6 * 16, ARGS + 0x1_0000);
+    let (ram, notes) = made.world.finish();
+    let kernel = open(&ram, &notes);
+    let one = tasks::tasks(&kernel).items.into_iter().find(|t| t.pid == 100).unwrap();
+    let alike = |n| tasks::Task { pid: n, tgid: n, ..one.clone() };
+    let many: Vec<tasks::Task> = (1..=1100).map(alike).collect();
+    let all = tasks::processes(&kernel, &many, None).unwrap();
+    let lens = |p: &Process| p.command.as_ref().unwrap().args.iter().map(String::len).sum();
+    let lens: Vec<usize> = all.iter().map(lens).collect();
+    assert_eq!((lens[0], lens[1000], lens[1099]), (0x1_0000, 0x1_0000, 0));
+    assert!(lens.iter().sum::<usize>() <= 64 << 20);
+    assert_eq!(all[1099].command.as_ref().unwrap().lost, Some(Hole::Malformed));
+}
+
+/// A leaf that has one object in all of its slots.
+#[test]
+fn one_mapping_is_one_whatever_leads_to_it() {
+    let mut made = make();
+    let world = &mut made.world;
+    let (leaf, vma) = (world.alloc_page(), world.alloc(128));
+    world.put(made.mm + 24, leaf | 1 << 3 | 4 | 2);
+    for (n, value) in [TEXT, TEXT + 0x1000, 0x75].into_iter().enumerate() {
+        world.put(vma + n as u64 * 8, value);
+    }
+    for n in 0..16 {
+        if n < 15 {
+            world.put(leaf + 8 + n * 8, (n + 1) << 32);
+        }
+        world.put(leaf + 128 + n * 8, vma);
+    }
+    let (ram, notes) = made.world.finish();
+    let kernel = open(&ram, &notes);
+    let found = mm::vmas(&kernel, made.mm);
+    assert_eq!(found.items.iter().map(|v| v.addr).collect::<Vec<_>>(), [vma]);
+    assert!(found.damage.contains(&Damage::Circle(vma)));
+}
+
 mod mutated {
     use super::*;
     use proptest::prelude::*;

@@ -128,6 +128,10 @@ impl Crew<'_> {
     fn mapping(&mut self, m: &Mapping) -> Result<(), CoreError> {
         let mut at = m.start;
         while at < m.end {
+            if self.left() == 0 {
+                self.ready(Block::Hole { start: at, end: m.end, why: Hole::Malformed })?;
+                break;
+            }
             let (end, ahead) = self.pages.ahead(at, m.end);
             // At least a page, and whole ones: so this ends.
             let end = (end & !(PAGE64 - 1)).clamp(at + PAGE64, m.end);

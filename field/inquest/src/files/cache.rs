@@ -22,6 +22,9 @@ use super::{TypeFields, type_name};
 /// Most pages of a folio: 1 GiB.
 const MAX_FOLIO: u64 = 1 << 18;
 
+/// Most pages of a file that are counted.
+const MAX_HELD: u64 = 1 << 26;
+
 /// Most nodes that a look ahead takes: as many as [`MAX_FOLIO`] pages can have, and more.
 const MAX_NODES: usize = 1 << 13;
 
@@ -256,16 +259,27 @@ impl<'k, 'm> Cache<'k, 'm> {
         (gap > 0).then_some((gap, meaning))
     }
 
-    /// How many pages of a file are in memory, of its first 2^26 (256 GiB).
+    /// How many pages of a file are in memory, of its first 2^26 (256 GiB). Looked at 1 GiB at
+    /// a time, so that this takes 8 MiB at most.
     #[must_use]
     pub fn held(&self, of: &Mapping) -> u64 {
         let Some(array) = of.addr.checked_add(self.i_pages) else { return 0 };
-        let scale = if let Backing::Huge(pages) = of.backing { pages } else { 1 };
-        let found = xarray(self.kernel, array, 0..=(1 << 26), 1 << 21);
-        let there = found.items.iter().filter(|i| matches!(i.entry, Entry::Pointer(_)));
-        // Before a08c7193e4f1 an entry of huge pages is one of them, see above.
-        let pages = |i: &Item| if i.count == 1 { scale } else { i.count };
-        there.fold(0, |sum, i| sum.saturating_add(pages(i)))
+        let scale = if let Backing::Huge(pages) = of.backing { pages.max(1) } else { 1 };
+        let pages = of.size.div_ceil(PAGE as u64).min(MAX_HELD);
+        let mut held = 0u64;
+        let mut first = 0;
+        while first < pages {
+            let last = (first + MAX_FOLIO).min(pages) - 1;
+            let found = xarray(self.kernel, array, first..=last, MAX_NODES);
+            for item in found.items.iter().filter(|i| matches!(i.entry, Entry::Pointer(_))) {
+                let (from, end) = (item.index, item.index.saturating_add(item.count));
+                let here = end.min(last + 1).saturating_sub(from.max(first));
+                // An entry of huge pages may be one of them, see above.
+                held = held.saturating_add(if item.count == 1 { scale } else { here });
+            }
+            first = last + 1;
+        }
+        held.min(pages)
     }
 
     /// Page `index` of a file, in the folio that begins with `struct page` `head`.

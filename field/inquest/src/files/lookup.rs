@@ -10,8 +10,9 @@ use crate::walk::{hlist, list};
 
 use super::{Cache, Cached, MAX_PATH, Paths, Root};
 
-/// Names that a directory is looked for in.
+/// Names that a directory is looked for in, and those of all directories on the way.
 const MAX_CHILDREN: usize = 1 << 20;
+const MAX_NAMES: usize = 1 << 22;
 /// Mounts beneath one.
 const MAX_MOUNTS: usize = 1 << 16;
 /// Symbolic links of one path (`MAXSYMLINKS`).
@@ -89,6 +90,8 @@ struct Lookup<'a, 'k, 'm> {
     /// Directories from the root to where we are.
     stack: Vec<Root>,
     links: usize,
+    /// Names that may still be looked at.
+    left: usize,
 }
 
 /// Finds the regular file that `path` names, seen from `root`.
@@ -120,6 +123,7 @@ pub fn find<'k, 'm>(
         root,
         stack: vec![root],
         links: 0,
+        left: MAX_NAMES,
     };
     lookup.walk(path)
 }
@@ -190,14 +194,16 @@ impl Lookup<'_, '_, '_> {
     }
 
     /// The dentry of a name in a directory.
-    fn child(&self, here: Root, name: &[u8]) -> Result<Option<u64>, Fault> {
+    fn child(&mut self, here: Root, name: &[u8]) -> Result<Option<u64>, Fault> {
         let k = self.kernel;
         let head =
             |f: Field| here.dentry.checked_add(f.offset).ok_or(Fault::malformed(here.dentry));
+        let most = self.left.min(MAX_CHILDREN);
         let (found, node) = match self.children {
-            Children::List(from, node) => (list(k, head(from)?, MAX_CHILDREN), node),
-            Children::Hlist(from, node) => (hlist(k, head(from)?, MAX_CHILDREN), node),
+            Children::List(from, node) => (list(k, head(from)?, most), node),
+            Children::Hlist(from, node) => (hlist(k, head(from)?, most), node),
         };
+        self.left = self.left.saturating_sub(found.items.len());
         let mut known_absent = None;
         for at in &found.items {
             let Some(dentry) = at.checked_sub(node.offset) else { continue };
@@ -218,12 +224,14 @@ impl Lookup<'_, '_, '_> {
     }
 
     /// The root of what is mounted on a dentry, the last mount of several.
-    fn enter(&self, mut at: Root) -> Result<Root, Fault> {
+    fn enter(&mut self, mut at: Root) -> Result<Root, Fault> {
         let (k, m) = (self.kernel, &self.paths.m);
         'mounts: for _ in 0..MAX_LINKS {
             let mount = at.mnt.checked_sub(m.mnt).ok_or(Fault::malformed(at.mnt))?;
             let head = mount.checked_add(self.mounts.offset).ok_or(Fault::malformed(mount))?;
-            for node in list(k, head, MAX_MOUNTS).items {
+            let mounts = list(k, head, self.left.min(MAX_MOUNTS)).items;
+            self.left = self.left.saturating_sub(mounts.len());
+            for node in mounts {
                 let Some(on) = node.checked_sub(self.child.offset) else { continue };
                 if k.get(on, m.mountpoint)? == at.dentry {
                     let mnt = on.checked_add(m.mnt).ok_or(Fault::malformed(on))?;

@@ -327,7 +327,7 @@ impl<'m> Kernel<'m> {
     pub fn per_cpu(&self, addr: u64, cpu: u32) -> Result<u64, Fault> {
         let table = self.per_cpu_offset.filter(|_| cpu < MAX_CPUS);
         let table = table.ok_or(Fault { addr, why: Hole::Malformed })?;
-        Ok(addr.wrapping_add(self.u64(table + u64::from(cpu) * 8)?))
+        Ok(addr.wrapping_add(self.u64(table.wrapping_add(u64::from(cpu) * 8))?))
     }
 
     /// How many CPUs there may be (`nr_cpu_ids`); their numbers are below.

@@ -19,6 +19,9 @@ use super::{Fault, Kernel, KernelError};
 const MAX_MODULES: usize = 4096;
 /// Most symbols of one module.
 const MAX_SYMBOLS: u64 = 1 << 18;
+/// Most symbols of all modules; some 200,000 with 200 of them. One table that every damaged
+/// module leads to would be a billion.
+const MAX_ALL_SYMBOLS: u64 = 1 << 20;
 /// Most bytes of a symbol's name, `KSYM_NAME_LEN`.
 const MAX_NAME: usize = 512;
 /// Most bytes of one module's BTF, and of all.
@@ -184,7 +187,9 @@ fn elf_symbols(
 ) -> Result<(), Fault> {
     let (at, names) = (kernel.get(table, symtab)?, kernel.get(table, strtab)?);
     let count = kernel.get(table, count)?;
-    let len = usize::try_from(count * SYM).ok().filter(|_| count <= MAX_SYMBOLS);
+    let room = MAX_ALL_SYMBOLS.saturating_sub(out.len() as u64).min(MAX_SYMBOLS);
+    let len = count.checked_mul(SYM).and_then(|len| usize::try_from(len).ok());
+    let len = len.filter(|_| count <= room);
     let mut raw = vec![0; len.ok_or(Fault::malformed(table))?];
     kernel.read(at, &mut raw)?;
     let (symbols, _) = raw.as_chunks::<24>();

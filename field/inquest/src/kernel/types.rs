@@ -17,6 +17,9 @@ const HEADER: usize = 24;
 /// Subscripts of one member that are looked at.
 const MAX_SUBSCRIPTS: usize = 4;
 
+/// Most records of one name that are looked at; compilers leave a handful of some.
+const MAX_SAME: usize = 64;
+
 /// What lies where in a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field {
@@ -228,7 +231,8 @@ impl Types {
         let want = hash(name.as_bytes());
         let from = self.records.partition_point(|n| n.hash < want);
         let rest = self.records.get(from..).unwrap_or_default();
-        let ids: Vec<u32> = rest.iter().take_while(|n| n.hash == want).map(|n| n.id).collect();
+        let same = rest.iter().take_while(|n| n.hash == want).take(MAX_SAME);
+        let ids: Vec<u32> = same.map(|n| n.id).collect();
         let (mut tagged, mut other) = (Vec::new(), Vec::new());
         for id in ids {
             let ty = self.btf.by_id(id)?;
@@ -280,8 +284,8 @@ impl Types {
             let Some(inside) = now.filter(|t| t.kind.is_record()) else { return Ok(None) };
             let Some((name, subscripts)) = segment_of(segment) else { return Ok(None) };
             let Some(place) = self.btf.member(inside.id, name)? else { return Ok(None) };
-            // Sizes are of 32 bits, and so are subscripts: checked below.
-            bit += u64::from(place.bit);
+            // Records are of 32 bits; but not what arrays of arrays of them add up to.
+            bit = bit.checked_add(u64::from(place.bit)).ok_or(BtfError::Type { id: ty })?;
             (bits, ty) = (place.bits, place.ty);
             for subscript in subscripts {
                 let Some(more) = self.element(&mut ty, subscript)? else { return Ok(None) };

@@ -1,6 +1,7 @@
 //! Address spaces of the dead machine's processes: what was mapped where ([`vmas`]), and
 //! which page each address had ([`Tables`]).
 
+mod count;
 mod tables;
 mod vma;
 
@@ -10,7 +11,8 @@ use crate::kernel::{Fault, Kernel, KernelError};
 use crate::machine::Hole;
 use crate::walk::Damage;
 
-pub use tables::{Counts, Look, Spot, SwapEntry, Tables, count};
+pub use count::{Counts, count};
+pub use tables::{Look, Spot, SwapEntry, Tables};
 pub use vma::{Vma, VmaFlags, vmas};
 
 /// Marks of an address space, `struct mm_struct`: addresses in the process, 0 for none.

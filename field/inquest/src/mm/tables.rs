@@ -7,7 +7,8 @@
 //!   `_PAGE_PSE` (bit 7) a huge page that was just being split. The bits of its address are
 //!   inverted then (4.18, commit 6b28baca9b1f, against L1TF);
 //! * else it is a swap entry: its type in bits 59 to 63, its offset inverted in bits 14 - 5 to
-//!   58 (4.18, commits bcd11afa7ade and 377eeaa8e11f).
+//!   58 (`SWP_TYPE_BITS`, `SWP_OFFSET_SHIFT` in `pgtable_64.h` of 6.1 and 6.12; against L1TF
+//!   too).
 //!
 //! Which types are swap devices, the kernel's variable `nr_swapfiles` tells. What the others
 //! mean depends on the configuration; but a page under migration is locked, a poisoned one
@@ -20,6 +21,8 @@ use crate::kernel::{Fault, Field, Kernel, KernelError};
 use crate::machine::Hole;
 use crate::walk::Damage;
 
+use super::count::Tallies;
+
 const PRESENT: u64 = 1;
 /// `_PAGE_PSE`.
 const LARGE: u64 = 1 << 7;
@@ -28,7 +31,7 @@ const PROTNONE: u64 = 1 << 8;
 /// Bits that a CPU may set in an entry that is none (`_PAGE_KNL_ERRATUM_MASK`).
 const STRAY: u64 = 0x60;
 /// log2 of a page's bytes.
-const SHIFT: u32 = PAGE.trailing_zeros();
+pub(super) const SHIFT: u32 = PAGE.trailing_zeros();
 /// `SWP_TYPE_BITS`, `SWP_OFFSET_SHIFT`.
 const TYPE_BITS: u32 = 5;
 const OFFSET_SHIFT: u32 = 14;
@@ -114,6 +117,7 @@ pub struct Tables<'k, 'm> {
     mask: u64,
     swapfiles: u32,
     marks: PageMarks,
+    pub(super) tallies: Tallies,
 }
 
 impl<'k, 'm> Tables<'k, 'm> {
@@ -150,13 +154,19 @@ impl<'k, 'm> Tables<'k, 'm> {
         // Without swap there is no such variable, and no such entry.
         let swapfiles = super::swapfiles(kernel).unwrap_or(0);
         let (levels, mask) = (space.levels(), space.entry_mask());
-        Ok(Self { kernel, top, levels, mask, swapfiles, marks })
+        let tallies = Tallies::default();
+        Ok(Self { kernel, top, levels, mask, swapfiles, marks, tallies })
     }
 
     /// The kernel that the tables are of.
     #[must_use]
     pub fn kernel(&self) -> &'k Kernel<'m> {
         self.kernel
+    }
+
+    /// The physical address of the top table, and how many levels there are.
+    pub(super) fn root(&self) -> (u64, u32) {
+        (self.top.0, self.levels)
     }
 
     /// What is at an address of the process.
@@ -186,7 +196,12 @@ impl<'k, 'm> Tables<'k, 'm> {
     }
 
     /// What an entry says, or the physical address of the table that it leads to.
-    fn decode(&self, entry: u64, level: u32, addr: u64) -> Result<Result<Spot, Fault>, u64> {
+    pub(super) fn decode(
+        &self,
+        entry: u64,
+        level: u32,
+        addr: u64,
+    ) -> Result<Result<Spot, Fault>, u64> {
         if entry & !STRAY == 0 {
             return Ok(Ok(Spot::None));
         }
@@ -250,47 +265,4 @@ impl<'k, 'm> Tables<'k, 'm> {
         self.kernel.pfn_of(head - 1)?;
         Some((own, self.kernel.get(head - 1, self.marks.flags).ok()?))
     }
-}
-
-/// Pages of a stretch of addresses, by what is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// In memory, pages of huge ones each for itself.
-    pub present: u64,
-    /// Swapped out.
-    pub swap: u64,
-    /// Being moved.
-    pub migration: u64,
-    /// Poisoned, or marked.
-    pub marked: u64,
-    /// In no page of memory: a device's.
-    pub special: u64,
-    /// Never touched, dropped, or only in a file.
-    pub none: u64,
-    /// Not known, since a page table is lost.
-    pub lost: u64,
-}
-
-/// Counts the pages from `start` to `end`, both at pages.
-#[must_use]
-pub fn count(tables: &Tables<'_, '_>, start: u64, end: u64) -> Counts {
-    let mut counts = Counts::default();
-    let mut at = start;
-    while at < end {
-        let look = tables.look(at);
-        // At least a page, so that this ends whatever an entry says.
-        let left = look.left.min(end - at).max(PAGE as u64);
-        let kind = match look.spot {
-            Ok(Spot::Present { .. }) => &mut counts.present,
-            Ok(Spot::Swap(_)) => &mut counts.swap,
-            Ok(Spot::Migration { .. }) => &mut counts.migration,
-            Ok(Spot::Poisoned | Spot::Marker(_)) => &mut counts.marked,
-            Ok(Spot::Special(_)) => &mut counts.special,
-            Ok(Spot::None) => &mut counts.none,
-            Err(_) => &mut counts.lost,
-        };
-        *kind += left / PAGE as u64;
-        at = at.saturating_add(left);
-    }
-    counts
 }

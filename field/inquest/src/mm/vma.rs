@@ -14,8 +14,8 @@ use super::Mm;
 
 /// Most nodes of a tree, and most mappings; `vm.max_map_count` is 65530, and 2^20 where it
 /// was raised for a game.
-const MAX_NODES: usize = 1 << 19;
-const MAX_VMAS: usize = 1 << 22;
+const MAX_NODES: usize = 1 << 18;
+const MAX_VMAS: usize = 1 << 20;
 /// Most bytes of a name.
 const MAX_NAME: usize = 256;
 
@@ -217,7 +217,17 @@ pub fn vmas(kernel: &Kernel<'_>, mm: u64) -> Found<Vma> {
     };
     let mut found = Found::default();
     let objects = objects(kernel, mm, &mut found);
+    let mut seen = HashSet::new();
     for (addr, span) in objects {
+        // A damaged tree may have one object in all of its slots.
+        if !seen.insert(addr) {
+            found.spoil(Damage::Circle(addr));
+            continue;
+        }
+        if found.items.len() >= MAX_VMAS {
+            found.spoil(Damage::Endless(MAX_VMAS));
+            break;
+        }
         match layout.read(kernel, &marks, addr) {
             Ok(vma) => {
                 // Changed at the moment of the panic, or overwritten.

@@ -16,7 +16,7 @@ const PAGE64: u64 = PAGE as u64;
 /// Addresses that one table of the lowest level maps.
 const TABLE: u64 = 512 * PAGE64;
 /// `PAGE_MAPPING_ANON`: the page belongs to processes, not to a file. A macro
-/// (`include/linux/page-flags.h`) since 2.6 (commit 57c0a17238e2 moved it there).
+/// (`include/linux/page-flags.h`), the same in 6.1 and 6.12.
 const ANON: u64 = 1;
 /// `PTE_MARKER_UFFD_WP` alone: the page is with the file, and userfaultfd watches it
 /// (`include/linux/swapops.h`).

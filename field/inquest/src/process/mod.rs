@@ -21,6 +21,13 @@ pub use memory::{Mapped, Memory};
 
 /// Most words about what is wrong with one process.
 const MAX_PROBLEMS: usize = 64;
+/// Most bytes of all paths of a process, and most paths that lead nowhere: each may take
+/// some 10,000 steps to find that out.
+const MAX_PATHS: usize = 32 << 20;
+const MAX_ASTRAY: usize = 1 << 12;
+/// Most threads of a process whose vector registers are read, some 12 KiB each;
+/// `threads-max` is seldom more.
+const MAX_VECTORS: usize = 1 << 16;
 
 /// Why there is no core file of a process.
 #[derive(Debug, thiserror::Error)]
@@ -199,7 +206,8 @@ impl<'k, 'm> Tools<'k, 'm> {
                 Ok(registers) => {
                     let mut status = self.facts.status(self.kernel, task, of);
                     status.registers = registers.values;
-                    threads.push(self.thread(task, status, problems));
+                    let vectors = threads.len() < MAX_VECTORS;
+                    threads.push(self.thread(task, status, vectors, problems));
                 }
                 Err(RegsError::Compat) => {
                     let (pid, name) = (of.leader.tgid, of.leader.comm.clone());
@@ -208,17 +216,27 @@ impl<'k, 'm> Tools<'k, 'm> {
                 Err(e) => tell(problems, format!("thread {} has no registers: {e}", task.pid)),
             }
         }
+        if threads.len() > MAX_VECTORS {
+            tell(problems, format!("vector registers only of the first {MAX_VECTORS} threads"));
+        }
         threads.sort_by_key(|t| t.status.pid != of.leader.pid);
         Ok(threads)
     }
 
-    fn thread(&self, task: &Task, mut status: Status, problems: &mut Vec<String>) -> Thread {
+    fn thread(
+        &self,
+        task: &Task,
+        mut status: Status,
+        vectors: bool,
+        problems: &mut Vec<String>,
+    ) -> Thread {
         let siginfo = self.facts.siginfo(self.kernel, task.addr);
         if let Some(info) = &siginfo {
             let [a, b, ..] = *info;
             status.signal = u16::from_le_bytes([a, b]);
         }
-        let vectors = self.fpu.as_ref().ok().map(|fpu| fpu.of(task.addr));
+        let fpu = self.fpu.as_ref().ok().filter(|_| vectors);
+        let vectors = fpu.map(|fpu| fpu.of(task.addr));
         let (fp, xstate) = match vectors {
             Some(Ok(vectors)) => (Some(vectors.fp), vectors.xstate),
             Some(Err(e)) => {
@@ -239,11 +257,20 @@ impl<'k, 'm> Tools<'k, 'm> {
         problems: &mut Vec<String>,
     ) -> (Vec<FileMapping>, Vec<(u64, Path)>) {
         let (mut files, mut paths) = (Vec::new(), Vec::new());
+        let (mut room, mut astray) = (MAX_PATHS, MAX_ASTRAY);
         for vma in vmas {
             let Some(file) = vma.file else { continue };
-            match self.paths.of_file(file, root) {
+            if room == 0 || astray == 0 {
+                tell(problems, format!("no paths from {:#x} on: too many", vma.start));
+                break;
+            }
+            let path = self.paths.of_file(file, root);
+            let whole = path.as_ref().is_ok_and(|path| path.whole);
+            astray = astray.saturating_sub(usize::from(!whole));
+            match path {
                 Ok(path) => {
                     let page = vma.offset / crate::PAGE as u64;
+                    room = room.saturating_sub(path.bytes.len());
                     let bytes = path.bytes.clone();
                     files.push(FileMapping { start: vma.start, end: vma.end, page, path: bytes });
                     paths.push((vma.start, path));

@@ -6,7 +6,7 @@ use crate::kernel::{Fault, Field, Kernel, KernelError};
 
 /// Most components of an area; there are 19 today.
 const MAX_COMPONENTS: u64 = 63;
-/// `XSTATE_FLAG_ALIGNED64`, a macro since `xstate_flags` came (commit 35a77d4503d9).
+/// `XSTATE_FLAG_ALIGNED64`, a macro since `xstate_flags` came (commit 6afbb58cc225).
 const ALIGNED: u32 = 2;
 
 /// Why these registers are not known.

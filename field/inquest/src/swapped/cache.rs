@@ -87,8 +87,8 @@ impl SwapCache {
         entry: SwapEntry,
     ) -> Result<Option<Cached>, Hole> {
         let at = u64::from(entry.area);
-        let spaces = kernel.u64(self.spaces + at * 8).map_err(why)?;
-        let count = kernel.u32(self.counts + at * 4).map_err(why)?;
+        let spaces = kernel.u64(self.spaces.wrapping_add(at * 8)).map_err(why)?;
+        let count = kernel.u32(self.counts.wrapping_add(at * 4)).map_err(why)?;
         let number = area.space(entry.offset, u64::from(count))?;
         let space = self.space.checked_mul(number).and_then(|o| spaces.checked_add(o));
         let pages = space.and_then(|s| s.checked_add(self.pages.offset)).ok_or(Hole::Malformed)?;

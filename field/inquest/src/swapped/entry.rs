@@ -1,9 +1,9 @@
 //! Swap entries: which swap area, and which page of it.
 //!
 //! Neither BTF nor VMCOREINFO tells how an entry is packed; these are macros. Their values
-//! here have held on x86-64 since kernel commits bcd11afa7ade ("x86/speculation/l1tf: Change
-//! order of offset/type in swap entry") and 2f22b4cd45b6 ("x86/speculation/l1tf: Protect swap
-//! entries against L1TF"), 4.19 and all stable kernels of its day. That an entry was read
+//! here are those of `arch/x86/include/asm/pgtable_64.h` in 6.1 and 6.12, and have held since
+//! the answer to L1TF ("Change order of offset/type in swap entry", "Protect swap entries
+//! against L1TF"), 4.19 and all stable kernels of its day. That an entry was read
 //! rightly shows where it leads: a swap area in use and an offset inside it, or a page of
 //! the swap cache that carries the same entry.
 

@@ -2,7 +2,7 @@
 //!
 //! The stream is described by `Documentation/staging/lzo.rst` of the kernel's source, and its
 //! reader is `lib/lzo/lzo1x_decompress_safe.c` there. Both names share one reader: a stream
-//! of version 1 (kernel commit 5ee4014af99f, "lib/lzo: implement run-length encoding") opens
+//! of version 1 (kernel commit 5ee4014af99f, "lib/lzo: implement run-length encoding", 5.1) opens
 //! with the byte 17 and its version, and adds an instruction for runs of zeros.
 //!
 //! Every instruction copies literals of the input, or bytes of the output again. What was

@@ -9,8 +9,8 @@ use crate::machine::Hole;
 use super::zsmalloc::Zsmalloc;
 use super::{text, why};
 
-/// Bytes of a chunk of zbud and z3fold: a 64th of a page (`NCHUNKS_ORDER` 6 in both; kernel
-/// commits 4e2e2770b152 for zbud, 9a001fc19ccc for z3fold).
+/// Bytes of a chunk of zbud and z3fold: a 64th of a page (`NCHUNKS_ORDER` 6 in
+/// `mm/zbud.c` and `mm/z3fold.c` of 6.1 and 6.12).
 const CHUNK: u64 = 64;
 /// Longest name of a driver that is read, bytes.
 const NAME: usize = 32;
@@ -170,7 +170,7 @@ impl Z3fold {
         let header = page_of(word);
         let get = |field| kernel.get(header, field).map_err(why);
         let inside = match word.wrapping_sub(get(self.first_num)?) & 3 {
-            1 => self.header.next_multiple_of(CHUNK),
+            1 => self.header.checked_next_multiple_of(CHUNK).unwrap_or(u64::MAX),
             2 => get(self.start_middle)?.saturating_mul(CHUNK),
             3 => {
                 let chunks = (word - header) >> 2;

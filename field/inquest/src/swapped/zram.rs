@@ -162,7 +162,7 @@ impl Zram {
                     return Err(Hole::Malformed);
                 }
                 if let Some((first, step)) = dictionaries {
-                    let at = zram.wrapping_add(step * number);
+                    let at = zram.wrapping_add(step.wrapping_mul(number));
                     if kernel.get(at, first).map_err(why)? != 0 {
                         // What was compressed by a dictionary needs it.
                         return Err(Hole::Unsupported);

@@ -172,5 +172,5 @@ struct Spot {
 /// Bytes of one physical page, by the kernel's cache: objects share pages.
 fn read_page(kernel: &Kernel<'_>, pfn: Pfn, inside: usize, out: &mut [u8]) -> Result<(), Fault> {
     let phys = pfn.0.checked_mul(PAGE as u64).ok_or(Fault { addr: pfn.0, why: Hole::Malformed })?;
-    kernel.read(kernel.direct(PhysAddr(phys)) + inside as u64, out)
+    kernel.read(kernel.direct(PhysAddr(phys)).wrapping_add(inside as u64), out)
 }

@@ -132,7 +132,8 @@ impl Zswap {
             Some((size, _)) if zpools.evictable(kernel, zpool)? => size,
             _ => 0,
         };
-        let all = zpools.object(kernel, zpool, get(found, self.handle)?, skip + len)?;
+        let all =
+            zpools.object(kernel, zpool, get(found, self.handle)?, skip.saturating_add(len))?;
         let (head, packed) = all.split_at_checked(skip).ok_or(Hole::Malformed)?;
         self.check(head, entry)?;
         let at = pool.checked_add(self.codec.offset).ok_or(Hole::Malformed)?;
@@ -164,18 +165,22 @@ impl Zswap {
         entry: SwapEntry,
     ) -> Result<Option<u64>, Hole> {
         let word = |at| kernel.u64(at).map_err(why);
-        let trees = word(self.trees + u64::from(entry.area) * 8)?;
+        let trees = word(self.trees.wrapping_add(u64::from(entry.area) * 8))?;
         if trees == 0 {
             return Ok(None);
         }
         let number = match self.counts {
             Some(counts) => {
-                let count = kernel.u32(counts + u64::from(entry.area) * 4).map_err(why)?;
+                let at = counts.wrapping_add(u64::from(entry.area) * 4);
+                let count = kernel.u32(at).map_err(why)?;
                 area.space(entry.offset, u64::from(count))?
             }
             None => 0,
         };
-        let tree = |size: u64| trees.checked_add(size * number).ok_or(Hole::Malformed);
+        let tree = |size: u64| {
+            let at = size.checked_mul(number).and_then(|inside| trees.checked_add(inside));
+            at.ok_or(Hole::Malformed)
+        };
         let found = match self.tree {
             Tree::Rb { size, root, node, left, right } => {
                 let top = kernel.get(tree(size)?, root).map_err(why)?;

@@ -8,8 +8,10 @@ use crate::mm::{self, Mm, SwapIn, Tables};
 
 use super::{Task, known};
 
-/// Most bytes of a command line that are read.
+/// Most bytes of a command line that are read, and of all together: what is damaged may be
+/// the command line of every process.
 const MAX_ARGS: u64 = 64 << 10;
+const MAX_ALL_ARGS: u64 = 64 << 20;
 /// Bytes that are read of it at once: a lost page costs what is on it.
 const STEP: u64 = 4096;
 
@@ -98,7 +100,13 @@ pub fn processes(
             None => groups.push(vec![task]),
         }
     }
-    let of = |group: Vec<&Task>| layout.process(kernel, &cpus, &group, swap);
+    let mut room = MAX_ALL_ARGS;
+    let of = |group: Vec<&Task>| {
+        let process = layout.process(kernel, &cpus, &group, swap, room.min(MAX_ARGS))?;
+        let words = process.command.iter().flat_map(|c| &c.args);
+        room = words.fold(room, |room, word| room.saturating_sub(word.len() as u64 + 1));
+        Some(process)
+    };
     Ok(groups.into_iter().filter_map(of).collect())
 }
 
@@ -145,6 +153,7 @@ impl Layout {
         cpus: &[u32],
         group: &[&Task],
         swap: Option<&dyn SwapIn>,
+        room: u64,
     ) -> Option<Process> {
         // Where the first thread is lost, another stands for it.
         let leader = *group.iter().find(|task| task.is_leader()).or(group.first())?;
@@ -161,7 +170,7 @@ impl Layout {
             start_ns: get(leader.addr, self.start),
             mm,
             pages: mm.map(|mm| self.pages(kernel, cpus, mm, group)),
-            command: mm.map(|mm| command(kernel, mm, swap)),
+            command: mm.map(|mm| command(kernel, mm, swap, room)),
             leader: leader.clone(),
             threads: group.iter().map(|task| (*task).clone()).collect(),
         })
@@ -218,15 +227,15 @@ fn counter(kernel: &Kernel<'_>, kind: &str) -> Result<Counter, KernelError> {
 }
 
 /// Reads `mm->arg_start` to `mm->arg_end`, and what setproctitle(3) put behind, as
-/// `get_mm_cmdline()` of `fs/proc/base.c` does.
-fn command(kernel: &Kernel<'_>, mm: u64, swap: Option<&dyn SwapIn>) -> CommandLine {
+/// `get_mm_cmdline()` of `fs/proc/base.c` does; at most `room` bytes of either.
+fn command(kernel: &Kernel<'_>, mm: u64, swap: Option<&dyn SwapIn>, room: u64) -> CommandLine {
     let lost = |why| CommandLine { args: Vec::new(), lost: Some(why) };
     let (marks, tables) =
         match Mm::open(kernel, mm).and_then(|m| Ok((m, Tables::open(kernel, mm)?))) {
             Ok(both) => both,
             Err(damage) => return lost(damage.hole()),
         };
-    let read = |from, to| bytes(&tables, swap, from, to);
+    let read = |from, to| bytes(&tables, swap, from, to, room);
     let (mut raw, mut hole) = read(marks.arg_start, marks.arg_end);
     let titled = raw.last().is_some_and(|last| *last != 0);
     if hole.is_none() && titled && marks.env_start == marks.arg_end {
@@ -244,12 +253,14 @@ fn command(kernel: &Kernel<'_>, mm: u64, swap: Option<&dyn SwapIn>) -> CommandLi
     CommandLine { args, lost: hole }
 }
 
-/// The process's bytes from `from` to `to`, up to the first that are lost, and why.
+/// The process's bytes from `from` to `to`, up to the first that are lost, and why: those
+/// behind `room` bytes, to the page, are lost.
 fn bytes(
     tables: &Tables<'_, '_>,
     swap: Option<&dyn SwapIn>,
     from: u64,
     to: u64,
+    room: u64,
 ) -> (Vec<u8>, Option<Hole>) {
     let mut out = Vec::new();
     if from > to {
@@ -257,7 +268,7 @@ fn bytes(
     }
     let mut at = from;
     while at < to {
-        if at - from >= MAX_ARGS {
+        if at - from >= room {
             return (out, Some(Hole::Malformed));
         }
         let count = (STEP - at % STEP).min(to - at);

@@ -160,13 +160,20 @@ fn letter(state: u64, exit_state: u64) -> char {
 /// Reads some 30 words a task; each is bounded by what the kernel allows.
 #[must_use]
 pub fn tasks(kernel: &Kernel<'_>) -> Found<Task> {
+    at_most(kernel, MAX_TASKS)
+}
+
+/// As [`tasks`], of lists that have at most `most` nodes, all of them together: a damaged
+/// list of threads may be the list of every process.
+#[must_use]
+pub fn at_most(kernel: &Kernel<'_>, most: usize) -> Found<Task> {
     let layout = match Layout::new(kernel) {
         Ok(layout) => layout,
         Err(why) => return Found::broken(why.into()),
     };
     let mut found = Found::default();
     let mut all: HashMap<u64, Task> = HashMap::new();
-    let listed = by_lists(kernel, &layout, &mut all, &mut found);
+    let listed = by_lists(kernel, &layout, most, &mut all, &mut found);
     let numbered = by_numbers(kernel, &layout, &mut all, &mut found);
     // One that is in the lists only or in the table only is told, for it may be the trace
     // of what happened; while it is being made or reaped, that is in order.
@@ -184,6 +191,7 @@ pub fn tasks(kernel: &Kernel<'_>) -> Found<Task> {
 fn by_lists(
     kernel: &Kernel<'_>,
     layout: &Layout,
+    most: usize,
     all: &mut HashMap<u64, Task>,
     found: &mut Found<Task>,
 ) -> HashSet<u64> {
@@ -195,18 +203,20 @@ fn by_lists(
             return seen;
         }
     };
-    let leaders = walk::list(kernel, init.wrapping_add(layout.tasks.offset), MAX_TASKS);
+    let leaders = walk::list(kernel, init.wrapping_add(layout.tasks.offset), most);
     leaders.damage.into_iter().for_each(|d| found.spoil(d));
+    // Of each leader, and of each of its threads once more.
+    let mut left = most.saturating_mul(2).saturating_sub(leaders.items.len());
     for node in leaders.items {
         let leader = node.wrapping_sub(layout.tasks.offset);
         let Some(signal) = take(kernel, layout, leader, all, found).map(|task| task.signal) else {
             continue;
         };
         seen.insert(leader);
-        let left = MAX_TASKS.saturating_sub(seen.len());
         let head = signal.wrapping_add(layout.thread_head.offset);
         let threads = walk::list(kernel, head, left);
         threads.damage.into_iter().for_each(|d| found.spoil(d));
+        left = left.saturating_sub(threads.items.len());
         for node in threads.items {
             let thread = node.wrapping_sub(layout.thread_node.offset);
             if take(kernel, layout, thread, all, found).is_some() {

@@ -170,7 +170,7 @@ impl Walk<'_, '_> {
         // A node within a node is one chunk smaller; the top one fits 64 bits.
         let fits = match branch.below {
             INDEX_BITS => shift < INDEX_BITS && shift.is_multiple_of(chunk),
-            below => shift + chunk == below,
+            below => shift.checked_add(chunk) == Some(below),
         };
         if !fits {
             return Err(odd);

@@ -15,7 +15,7 @@ struct node {
 };
 
 unsigned char table[PAGES][PAGE] __attribute__((aligned(4096)));
-static __thread int mine;
+static __thread volatile int mine;
 unsigned char *reserved;
 struct node *list;
 
