@@ -1,6 +1,5 @@
 //! The command line: what can be said, in argh's words. No behaviour here.
 
-pub(crate) mod cores;
 pub(crate) mod inquest;
 
 use std::path::PathBuf;
@@ -38,9 +37,9 @@ pub(crate) enum Command {
     Status(Status),
     Ps(inquest::Ps),
     Maps(inquest::Maps),
-    Core(cores::Core),
-    Libs(cores::Libs),
-    Extract(cores::Extract),
+    Core(inquest::Core),
+    Libs(inquest::Libs),
+    Extract(inquest::Extract),
 }
 
 /// make an identity (secret key) that opens dumps; keep it away from the server

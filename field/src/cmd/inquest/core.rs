@@ -11,8 +11,7 @@ use lifeboat_inquest::tasks::Process;
 use lifeboat_inquest::{Hole, Kernel};
 use serde_json::{Value, json};
 
-use crate::cli::cores::Core;
-use crate::cmd::opened::Source;
+use crate::cli::inquest::Core;
 use crate::output::Output;
 use crate::ui::{self, Context as _, Ended, Failure, Outcome, progress, safe, say, warn};
 
@@ -24,20 +23,15 @@ const MAX_HOLES: usize = 1 << 20;
 
 /// Writes them. Exit code 3 when pages are missing that were the process's.
 pub(crate) fn run(args: &Core) -> Ended {
-    let source = Source {
-        dev: &args.dev,
-        partition: args.partition.as_deref(),
-        with: &args.with,
-        which: args.dump,
-    };
     let ways = usize::from(args.pid.is_some()) + usize::from(args.comm.is_some());
     if ways + usize::from(args.all) != 1 {
         return Err(Failure::usage("which process?")
             .hint("give one of --pid N, --comm NAME and --all; `lifeboat ps` lists them"));
     }
     let report = args.report.as_deref().map(|p| Output::create(p, args.force)).transpose()?;
-    let given = super::Given { vmlinux: args.vmlinux.as_deref(), btf: args.btf.as_deref() };
-    super::ask(&source, &args.identity, &given, |kernel| {
+    let [vmlinux, btf] = args.given();
+    let given = super::Given { vmlinux, btf };
+    super::ask(&args.source(), &args.identity, &given, |kernel| {
         let (processes, _) = super::processes(kernel)?;
         let tools = Tools::new(kernel).plain()?;
         for words in tools.problems() {

@@ -8,8 +8,7 @@ use lifeboat_inquest::files::{Mapping, extract, lookup};
 use lifeboat_inquest::process::Tools;
 use lifeboat_inquest::tasks::Process;
 
-use crate::cli::cores::Extract;
-use crate::cmd::opened::Source;
+use crate::cli::inquest::Extract;
 use crate::output::Output;
 use crate::ui::{self, Context as _, Ended, Failure, Outcome, safe, say, warn};
 
@@ -17,16 +16,11 @@ const PAGE64: u64 = PAGE as u64;
 
 /// Writes it. Exit code 3 when parts of it are missing.
 pub(crate) fn run(args: &Extract) -> Ended {
-    let source = Source {
-        dev: &args.dev,
-        partition: args.partition.as_deref(),
-        with: &args.with,
-        which: args.dump,
-    };
     let out = Output::create(&args.output, args.force)?;
     let listing = args.missing.as_deref().map(|p| Output::create(p, args.force)).transpose()?;
-    let given = super::Given { vmlinux: args.vmlinux.as_deref(), btf: args.btf.as_deref() };
-    super::ask(&source, &args.identity, &given, |kernel| {
+    let [vmlinux, btf] = args.given();
+    let given = super::Given { vmlinux, btf };
+    super::ask(&args.source(), &args.identity, &given, |kernel| {
         let (processes, _) = super::processes(kernel)?;
         let tools = Tools::new(kernel).plain()?;
         let file = match args.pid {

@@ -6,20 +6,14 @@ use lifeboat_inquest::files::buildid::Identity;
 use lifeboat_inquest::process::{Library, Tools, libraries};
 use serde_json::{Value, json};
 
-use crate::cli::cores::Libs;
-use crate::cmd::opened::Source;
+use crate::cli::inquest::Libs;
 use crate::ui::{Context as _, Ended, Outcome, put, safe, warn};
 
 /// Lists them. Exit code 3 when a mapping or a path was damaged.
 pub(crate) fn run(args: &Libs) -> Ended {
-    let source = Source {
-        dev: &args.dev,
-        partition: args.partition.as_deref(),
-        with: &args.with,
-        which: args.dump,
-    };
-    let given = super::Given { vmlinux: args.vmlinux.as_deref(), btf: args.btf.as_deref() };
-    super::ask(&source, &args.identity, &given, |kernel| {
+    let [vmlinux, btf] = args.given();
+    let given = super::Given { vmlinux, btf };
+    super::ask(&args.source(), &args.identity, &given, |kernel| {
         let (processes, _) = super::processes(kernel)?;
         let process = super::process(&processes, args.pid)?;
         let tools = Tools::new(kernel).plain()?;

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::{json_number, text_number};
 use crate::cli::inquest::Ps;
-use crate::cmd::opened::Source;
 use crate::ui::{Ended, put, safe};
 
 /// KiB of a page.
@@ -16,14 +15,9 @@ const PAGE_KIB: u64 = PAGE as u64 / 1024;
 
 /// Lists them. Exit code 3 when something was damaged.
 pub(crate) fn run(args: &Ps) -> Ended {
-    let source = Source {
-        dev: &args.dev,
-        partition: args.partition.as_deref(),
-        with: &args.with,
-        which: args.dump,
-    };
-    let given = super::Given { vmlinux: args.vmlinux.as_deref(), btf: args.btf.as_deref() };
-    super::ask(&source, &args.identity, &given, |kernel| {
+    let [vmlinux, btf] = args.given();
+    let given = super::Given { vmlinux, btf };
+    super::ask(&args.source(), &args.identity, &given, |kernel| {
         let (processes, damage) = super::processes(kernel)?;
         if args.json {
             let all: Vec<Value> = processes.iter().map(json).collect();
