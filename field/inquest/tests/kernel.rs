@@ -220,6 +220,7 @@ fn what_is_missing_is_named() {
     let error = Kernel::open(&bare, &notes_too).unwrap_err();
     assert!(matches!(error, KernelError::Types(_)), "{error}");
     assert!(error.to_string().contains("--btf"), "{error}");
+    assert_eq!(error.to_string().matches("hint: ").count(), 1, "{error}");
     let mut aids = Aids::none();
     aids.btf = Some(types);
     let helped = Kernel::open_with(&bare, &notes_too, &aids).unwrap();

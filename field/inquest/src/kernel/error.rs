@@ -47,7 +47,7 @@ pub enum KernelError {
     #[error("page tables: {0}\nhint: VMCOREINFO is damaged, or of another machine than x86-64")]
     Paging(PagingError),
     /// The symbols cannot be read.
-    #[error("symbols of the dead kernel: {0}\nhint: `--vmlinux FILE` names them instead")]
+    #[error("symbols of the dead kernel: {}\nhint: `--vmlinux FILE` names them instead", first(.0))]
     Symbols(KallsymsError),
     /// There is no such symbol, or more than one.
     #[error(
@@ -56,7 +56,8 @@ pub enum KernelError {
     Symbol(String),
     /// The types cannot be read.
     #[error(
-        "types of the dead kernel: {0}\nhint: `--btf FILE` or `--vmlinux FILE` tells them instead"
+        "types of the dead kernel: {}\nhint: `--btf FILE` or `--vmlinux FILE` tells them instead",
+        first(.0)
     )]
     Types(BtfError),
     /// It carries no types.
@@ -74,14 +75,6 @@ pub enum KernelError {
         "the dead kernel's `{record}` has no one member `{path}`\nhint: it is too old or too new"
     )]
     NoField {
-        /// Of which type.
-        record: String,
-        /// Which member.
-        path: String,
-    },
-    /// A path that cannot be parsed, or is of a size that cannot be read at once.
-    #[error("`{record}.{path}` is not a number\nhint: this is a mistake in Lifeboat; report it")]
-    NotANumber {
         /// Of which type.
         record: String,
         /// Which member.
@@ -105,4 +98,9 @@ pub enum KernelError {
         /// The number.
         value: u64,
     },
+}
+
+/// What is wrong, without its own hint: the way out that is told here is the one that helps.
+fn first(source: &impl std::fmt::Display) -> String {
+    source.to_string().lines().next().unwrap_or_default().to_owned()
 }
