@@ -7,13 +7,22 @@ use argh::FromArgs;
 use super::Which;
 use crate::cmd::opened::Source;
 
+/// What all questions to a dead machine say.
+pub(crate) trait Question {
+    /// Which dump is asked.
+    fn source(&self) -> Source<'_>;
+
+    /// The files about its kernel, `--vmlinux` and `--btf`.
+    fn given(&self) -> [Option<&Path>; 2];
+}
+
 /// A command that asks the dead machine something: what all of them take (which dump, by
 /// which key, and what helps with its kernel), and behind that its own arguments. The
 /// parser knows no groups of arguments, so that each command would spell them out.
 macro_rules! question {
     ($(#[$about:meta])* $name:ident { $($own:tt)* }) => {
-        $(#[$about])*
         #[derive(FromArgs, Debug)]
+        $(#[$about])*
         pub(crate) struct $name {
             /// device or file
             #[argh(positional)]
@@ -39,9 +48,8 @@ macro_rules! question {
             $($own)*
         }
 
-        impl $name {
-            /// Which dump is asked.
-            pub(crate) fn source(&self) -> Source<'_> {
+        impl Question for $name {
+            fn source(&self) -> Source<'_> {
                 Source {
                     dev: &self.dev,
                     partition: self.partition.as_deref(),
@@ -50,8 +58,7 @@ macro_rules! question {
                 }
             }
 
-            /// The files about its kernel, `--vmlinux` and `--btf`.
-            pub(crate) fn given(&self) -> [Option<&Path>; 2] {
+            fn given(&self) -> [Option<&Path>; 2] {
                 [self.vmlinux.as_deref(), self.btf.as_deref()]
             }
         }

@@ -14,6 +14,7 @@
 
 #[path = "../../../../capturer/sources/tests/machine/btf.rs"]
 pub mod btf;
+pub mod tree;
 pub mod types;
 pub mod world;
 

@@ -11,7 +11,7 @@ use lifeboat_inquest::tasks::Process;
 use lifeboat_inquest::{Hole, Kernel};
 use serde_json::{Value, json};
 
-use crate::cli::inquest::Core;
+use crate::cli::inquest::{Core, Question as _};
 use crate::output::Output;
 use crate::ui::{self, Context as _, Ended, Failure, Outcome, progress, safe, say, warn};
 

@@ -8,7 +8,7 @@ use lifeboat_inquest::files::{Mapping, extract, lookup};
 use lifeboat_inquest::process::Tools;
 use lifeboat_inquest::tasks::Process;
 
-use crate::cli::inquest::Extract;
+use crate::cli::inquest::{Extract, Question as _};
 use crate::output::Output;
 use crate::ui::{self, Context as _, Ended, Failure, Outcome, safe, say, warn};
 

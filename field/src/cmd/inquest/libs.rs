@@ -6,7 +6,7 @@ use lifeboat_inquest::files::buildid::Identity;
 use lifeboat_inquest::process::{Library, Tools, libraries};
 use serde_json::{Value, json};
 
-use crate::cli::inquest::Libs;
+use crate::cli::inquest::{Libs, Question as _};
 use crate::ui::{Context as _, Ended, Outcome, put, safe, warn};
 
 /// Lists them. Exit code 3 when a mapping or a path was damaged.

@@ -7,7 +7,7 @@ use lifeboat_inquest::tasks::{Process, Task};
 use serde_json::{Value, json};
 
 use super::{json_number, text_number};
-use crate::cli::inquest::Ps;
+use crate::cli::inquest::{Ps, Question as _};
 use crate::ui::{Ended, put, safe};
 
 /// KiB of a page.
