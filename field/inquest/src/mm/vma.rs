@@ -248,9 +248,8 @@ type Objects = Vec<(u64, Option<(u64, u64)>)>;
 
 fn objects(kernel: &Kernel<'_>, mm: u64, found: &mut Found<Vma>) -> Objects {
     if let Ok(tree) = kernel.field("mm_struct", "mm_mt") {
-        let tree = walk::maple(kernel, mm.wrapping_add(tree.offset), MAX_NODES);
-        tree.damage.into_iter().for_each(|d| found.spoil(d));
-        return tree.items.iter().map(|s| (s.entry, Some((s.first, s.last)))).collect();
+        let spans = found.heed(walk::maple(kernel, mm.wrapping_add(tree.offset), MAX_NODES));
+        return spans.iter().map(|s| (s.entry, Some((s.first, s.last)))).collect();
     }
     let fields = kernel
         .field("mm_struct", "mmap")

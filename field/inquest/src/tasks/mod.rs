@@ -203,21 +203,20 @@ fn by_lists(
             return seen;
         }
     };
-    let leaders = walk::list(kernel, init.wrapping_add(layout.tasks.offset), most);
-    leaders.damage.into_iter().for_each(|d| found.spoil(d));
+    let head = init.wrapping_add(layout.tasks.offset);
+    let leaders = found.heed(walk::list(kernel, head, most));
     // Of each leader, and of each of its threads once more.
-    let mut left = most.saturating_mul(2).saturating_sub(leaders.items.len());
-    for node in leaders.items {
+    let mut left = most.saturating_mul(2).saturating_sub(leaders.len());
+    for node in leaders {
         let leader = node.wrapping_sub(layout.tasks.offset);
         let Some(signal) = take(kernel, layout, leader, all, found).map(|task| task.signal) else {
             continue;
         };
         seen.insert(leader);
         let head = signal.wrapping_add(layout.thread_head.offset);
-        let threads = walk::list(kernel, head, left);
-        threads.damage.into_iter().for_each(|d| found.spoil(d));
-        left = left.saturating_sub(threads.items.len());
-        for node in threads.items {
+        let threads = found.heed(walk::list(kernel, head, left));
+        left = left.saturating_sub(threads.len());
+        for node in threads {
             let thread = node.wrapping_sub(layout.thread_node.offset);
             if take(kernel, layout, thread, all, found).is_some() {
                 seen.insert(thread);
@@ -247,13 +246,11 @@ fn by_numbers(
             return seen;
         }
     };
-    let pids = walk::xarray(kernel, table, 0..=MAX_PID, MAX_NODES);
-    pids.damage.into_iter().for_each(|d| found.spoil(d));
-    for item in pids.items {
+    let pids = found.heed(walk::xarray(kernel, table, 0..=MAX_PID, MAX_NODES));
+    for item in pids {
         let Entry::Pointer(pid) = item.entry else { continue };
-        let of = walk::hlist(kernel, pid.wrapping_add(tasks.offset), MAX_SHARED);
-        of.damage.into_iter().for_each(|d| found.spoil(d));
-        for node in of.items {
+        let head = pid.wrapping_add(tasks.offset);
+        for node in found.heed(walk::hlist(kernel, head, MAX_SHARED)) {
             let task = node.wrapping_sub(layout.pid_link.offset);
             if take(kernel, layout, task, all, found).is_some() {
                 seen.insert(task);

@@ -56,20 +56,26 @@ fn follow(
             }
             Ok(next) => next,
         };
-        if !sane(at) {
-            found.spoil(Damage::Odd(at));
+        if !accept(at, bound, seen, found) {
             return false;
         }
-        if !seen.insert(at) {
-            found.spoil(Damage::Circle(at));
-            return false;
-        }
-        if found.items.len() >= bound {
-            found.spoil(Damage::Endless(bound));
-            return false;
-        }
-        found.items.push(at);
     }
+}
+
+/// Adds a node, if one may be there, and says whether it did.
+fn accept(at: u64, bound: usize, seen: &mut HashSet<u64>, found: &mut Found<u64>) -> bool {
+    let damage = if !sane(at) {
+        Damage::Odd(at)
+    } else if !seen.insert(at) {
+        Damage::Circle(at)
+    } else if found.items.len() >= bound {
+        Damage::Endless(bound)
+    } else {
+        found.items.push(at);
+        return true;
+    };
+    found.spoil(damage);
+    false
 }
 
 /// The nodes of a list that ends with a null pointer, at most `bound` of them. `head` is the
@@ -95,19 +101,9 @@ pub fn hlist(kernel: &Kernel<'_>, head: u64, bound: usize) -> Found<u64> {
                 return found;
             }
         };
-        if !sane(at) {
-            found.spoil(Damage::Odd(at));
+        if !accept(at, bound, &mut seen, &mut found) {
             return found;
         }
-        if !seen.insert(at) {
-            found.spoil(Damage::Circle(at));
-            return found;
-        }
-        if found.items.len() >= bound {
-            found.spoil(Damage::Endless(bound));
-            return found;
-        }
-        found.items.push(at);
         now = kernel.get(at, next);
     }
 }

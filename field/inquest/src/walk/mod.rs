@@ -49,6 +49,12 @@ impl<T> Found<T> {
         }
     }
 
+    /// Takes over what was wrong with another walk, and gives what that found.
+    pub(crate) fn heed<U>(&mut self, other: Found<U>) -> Vec<U> {
+        other.damage.into_iter().for_each(|damage| self.spoil(damage));
+        other.items
+    }
+
     /// Nothing but what was wrong.
     pub(crate) fn broken(damage: Damage) -> Self {
         Self { items: Vec::new(), damage: vec![damage] }
