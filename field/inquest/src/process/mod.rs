@@ -90,7 +90,9 @@ pub struct Dead<'a, 'k, 'm> {
     pub process: elfcore::Process,
     /// Its pages.
     pub memory: Memory<'a, 'k, 'm>,
-    /// Its files, as far as they have paths: a mapping's start, and the path.
+    /// Its files, as far as they have paths: a mapping's start, and the path as the machine
+    /// saw it. The notes of a core file tell it as the process did, which may have had
+    /// another root directory.
     pub paths: Vec<(u64, Path)>,
     /// What is not known or was wrong, in words.
     pub problems: Vec<String>,
@@ -264,16 +266,19 @@ impl<'k, 'm> Tools<'k, 'm> {
                 tell(problems, format!("no paths from {:#x} on: too many", vma.start));
                 break;
             }
-            let path = self.paths.of_file(file, root);
-            let whole = path.as_ref().is_ok_and(|path| path.whole);
+            let both = self.paths.of_file(file, root).and_then(|own| {
+                let seen = self.paths.of_file(file, None)?;
+                Ok((own, seen))
+            });
+            let whole = both.as_ref().is_ok_and(|(own, seen)| own.whole && seen.whole);
             astray = astray.saturating_sub(usize::from(!whole));
-            match path {
-                Ok(path) => {
+            match both {
+                Ok((own, seen)) => {
                     let page = vma.offset / crate::PAGE as u64;
-                    room = room.saturating_sub(path.bytes.len());
-                    let bytes = path.bytes.clone();
-                    files.push(FileMapping { start: vma.start, end: vma.end, page, path: bytes });
-                    paths.push((vma.start, path));
+                    room = room.saturating_sub(own.bytes.len()).saturating_sub(seen.bytes.len());
+                    let (start, end, path) = (vma.start, vma.end, own.bytes);
+                    files.push(FileMapping { start, end, page, path });
+                    paths.push((vma.start, seen));
                 }
                 Err(fault) => {
                     tell(problems, format!("the file mapped at {:#x}: {fault}", vma.start));

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use lifeboat_inquest::Kernel;
+use lifeboat_inquest::files::Paths;
 use lifeboat_inquest::mm::{self, Counts, Tables, Vma};
 use lifeboat_inquest::tasks::Process;
 use serde_json::{Value, json};
@@ -27,22 +27,31 @@ pub(crate) fn run(args: &Maps) -> Ended {
         let found = mm::vmas(kernel, mm);
         damage.extend(super::told("mappings", &found));
         let tables = Tables::open(kernel, mm).context("page tables")?;
-        let all: Vec<(Vma, Counts)> = found
+        let paths = Paths::new(kernel).plain()?;
+        let all: Vec<Area> = found
             .items
             .into_iter()
-            .map(|vma| {
-                let counts = mm::count(&tables, vma.start, vma.end);
-                (vma, counts)
+            .map(|vma| Area {
+                counts: mm::count(&tables, vma.start, vma.end),
+                name: name(&paths, &vma),
+                vma,
             })
             .collect();
         if args.json {
-            let list: Vec<Value> = all.iter().map(|(vma, n)| json(kernel, vma, *n)).collect();
+            let list: Vec<Value> = all.iter().map(json).collect();
             crate::cmd::print_json(&json!({ "maps": list, "damage": damage }))?;
         } else {
-            put(table(kernel, &all));
+            put(table(&all));
         }
         Ok(super::outcome(&damage))
     })
+}
+
+/// A mapping, what it is called, and where its pages were.
+struct Area {
+    vma: Vma,
+    name: Option<String>,
+    counts: Counts,
 }
 
 /// The address space of the process that a number means.
@@ -55,23 +64,25 @@ fn space(processes: &[Process], pid: u32) -> Result<u64, Failure> {
     })
 }
 
-/// What a mapping is called.
-fn name(_kernel: &Kernel<'_>, vma: &Vma) -> Option<String> {
-    match (&vma.name, vma.file) {
-        (Some(name), _) => Some(name.clone()),
-        (None, Some(file)) => Some(format!("file at {file:#x}")),
-        (None, None) => None,
-    }
+/// What a mapping is called, as `/proc/PID/maps` of the machine put it. Paths are told from
+/// the top of the process's mounts, also where it had another root directory.
+fn name(paths: &Paths<'_, '_>, vma: &Vma) -> Option<String> {
+    let file = || {
+        let file = vma.file?;
+        let path = paths.of_file(file, None);
+        Some(path.map_or_else(|_| format!("file at {file:#x}"), |path| path.text()))
+    };
+    vma.name.clone().or_else(file)
 }
 
-fn json(kernel: &Kernel<'_>, vma: &Vma, n: Counts) -> Value {
+fn json(Area { vma, name, counts: n }: &Area) -> Value {
     json!({
         "start": vma.start,
         "end": vma.end,
         "flags": vma.flags.text(),
         "vm_flags": vma.flags.0,
         "offset": if vma.file.is_some() { vma.offset } else { 0 },
-        "name": name(kernel, vma),
+        "name": name,
         "pages": {
             "present": n.present, "swap": n.swap, "migration": n.migration,
             "marked": n.marked, "special": n.special, "none": n.none, "lost": n.lost,
@@ -79,14 +90,14 @@ fn json(kernel: &Kernel<'_>, vma: &Vma, n: Counts) -> Value {
     })
 }
 
-fn table(kernel: &Kernel<'_>, all: &[(Vma, Counts)]) -> String {
+fn table(all: &[Area]) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
         "{:>16} {:>16} PERM {:>10} {:>8} {:>8} {:>6} NAME",
         "START", "END", "OFFSET", "PRESENT", "SWAP", "LOST"
     );
-    for (vma, n) in all {
+    for Area { vma, name, counts: n } in all {
         let offset = if vma.file.is_some() { vma.offset } else { 0 };
         let _ = writeln!(
             out,
@@ -97,7 +108,7 @@ fn table(kernel: &Kernel<'_>, all: &[(Vma, Counts)]) -> String {
             n.present.saturating_add(n.migration),
             n.swap,
             n.lost,
-            safe(&name(kernel, vma).unwrap_or_default()),
+            safe(name.as_deref().unwrap_or_default()),
         );
     }
     out

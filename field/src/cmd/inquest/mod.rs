@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use lifeboat_field::machine::DumpMachine;
 use lifeboat_inquest::kernel::Aids;
+use lifeboat_inquest::mm::SwapIn;
+use lifeboat_inquest::swapped::Swapped;
 use lifeboat_inquest::tasks::{self, Process};
 use lifeboat_inquest::walk::Found;
 use lifeboat_inquest::{Hole, Kernel};
@@ -73,7 +75,10 @@ pub(crate) fn processes(kernel: &Kernel<'_>) -> Result<(Vec<Process>, Vec<String
         return Err(Failure::new(format!("no task can be found: {first}"))
             .hint("the dump lacks the kernel's memory; `lifeboat verify` says what is missing"));
     }
-    let processes = tasks::processes(kernel, &found.items, None).plain()?;
+    // Command lines may be swapped out; where nothing is known of swap, they tell so.
+    let swapped = Swapped::open(kernel).ok();
+    let swap = swapped.as_ref().map(|swapped| -> &dyn SwapIn { swapped });
+    let processes = tasks::processes(kernel, &found.items, swap).plain()?;
     Ok((processes, damage))
 }
 
