@@ -31,6 +31,31 @@ pub struct Mapped {
     pub file: Option<Result<Mapping, Hole>>,
 }
 
+/// The vDSO that a process was given: the kernel keeps it whole, and maps a page of it when
+/// it is touched (`vdso_fault()`, `arch/x86/entry/vdso/vma.c`).
+#[derive(Debug, Clone, Copy)]
+struct Vdso {
+    data: u64,
+    bytes: u64,
+}
+
+impl Vdso {
+    /// Of the process whose `struct mm_struct` is at `mm`; `None` where it has none.
+    fn of(kernel: &Kernel<'_>, mm: u64) -> Option<Self> {
+        let image = kernel.field("mm_struct", "context.vdso_image").ok()?;
+        let field = |path| kernel.field("vdso_image", path).ok();
+        let image = kernel.get(mm, image).ok().filter(|image| *image != 0)?;
+        let get = |field| kernel.get(image, field).ok();
+        Some(Self { data: get(field("data")?)?, bytes: get(field("size")?)? })
+    }
+
+    fn page(self, kernel: &Kernel<'_>, number: u64, out: &mut [u8; PAGE]) -> Result<(), Hole> {
+        let inside = number.checked_mul(PAGE64).filter(|at| *at < self.bytes);
+        let at = inside.and_then(|at| self.data.checked_add(at)).ok_or(Hole::NotMapped)?;
+        kernel.read(at, out).map_err(|fault| fault.why)
+    }
+}
+
 /// What pages are of.
 #[derive(Debug, Clone, Copy)]
 struct PageFields {
@@ -46,17 +71,19 @@ pub struct Memory<'a, 'k, 'm> {
     cache: &'a Cache<'k, 'm>,
     swapped: Option<&'a Swapped<'k, 'm>>,
     page: PageFields,
+    vdso: Option<Vdso>,
     /// In order of address, none within another.
     maps: Vec<Mapped>,
 }
 
 impl<'a, 'k, 'm> Memory<'a, 'k, 'm> {
-    /// The memory of the process with these tables and mappings. Mappings that lie within
-    /// others, or are no pages, are left out.
+    /// The memory of the process whose `struct mm_struct` is at `mm`, with these tables and
+    /// mappings. Mappings that lie within others, or are no pages, are left out.
     ///
     /// # Errors
     /// [`KernelError`].
     pub fn new(
+        mm: u64,
         tables: Tables<'k, 'm>,
         cache: &'a Cache<'k, 'm>,
         swapped: Option<&'a Swapped<'k, 'm>>,
@@ -77,7 +104,8 @@ impl<'a, 'k, 'm> Memory<'a, 'k, 'm> {
             let file = vma.file.map(|file| cache.of_file(file).map_err(|f| f.why));
             maps.push(Mapped { vma, file });
         }
-        Ok(Self { kernel, tables, cache, swapped, page, maps })
+        let vdso = Vdso::of(kernel, mm);
+        Ok(Self { kernel, tables, cache, swapped, page, vdso, maps })
     }
 
     /// The mappings.
@@ -161,12 +189,16 @@ impl<'a, 'k, 'm> Memory<'a, 'k, 'm> {
 
     /// A page that no table has.
     fn absent(&self, map: &Mapped, addr: u64, out: &mut [u8; PAGE]) -> Result<Origin, Hole> {
+        let page = page_of(&map.vma, addr).ok_or(Hole::Malformed)?;
         let Some(file) = map.file else {
+            if is_vdso(&map.vma) {
+                let vdso = self.vdso.ok_or(Hole::NotMapped)?;
+                return vdso.page(self.kernel, page, out).map(|()| Origin::Present);
+            }
             out.fill(0);
             return Ok(Origin::Untouched);
         };
         let file = file?;
-        let page = page_of(&map.vma, addr).ok_or(Hole::Malformed)?;
         match self.cache.read(&file, page, out)? {
             Cached::Untouched => Ok(Origin::Untouched),
             Cached::Swap(entry) => {
@@ -183,6 +215,7 @@ impl<'a, 'k, 'm> Memory<'a, 'k, 'm> {
     /// How far nothing is to be found of a file's pages, and what that means.
     fn absent_ahead(&self, map: &Mapped, start: u64, end: u64) -> (u64, Ahead) {
         let nothing = match map.file {
+            None if is_vdso(&map.vma) => return (end, Ahead::Look),
             None => return (end, Ahead::Untouched),
             Some(Err(why)) => return (end, Ahead::Hole(why)),
             Some(Ok(file)) => file,
@@ -200,6 +233,10 @@ impl<'a, 'k, 'm> Memory<'a, 'k, 'm> {
             Err(why) => (end, Ahead::Hole(why)),
         }
     }
+}
+
+fn is_vdso(vma: &Vma) -> bool {
+    vma.name.as_deref() == Some("[vdso]")
 }
 
 /// Which page of its file a mapping has at an address.

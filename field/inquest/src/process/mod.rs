@@ -94,8 +94,10 @@ pub struct Dead<'a, 'k, 'm> {
     /// saw it. The notes of a core file tell it as the process did, which may have had
     /// another root directory.
     pub paths: Vec<(u64, Path)>,
-    /// What is not known or was wrong, in words.
+    /// What is not known or was wrong of its mappings and files, in words.
     pub problems: Vec<String>,
+    /// What is not known or was wrong of its threads, in words.
+    pub thread_problems: Vec<String>,
 }
 
 impl<'k, 'm> Tools<'k, 'm> {
@@ -180,8 +182,9 @@ impl<'k, 'm> Tools<'k, 'm> {
             }
         };
         let (files, paths) = self.files(&found.items, root, &mut problems);
-        let threads = self.threads(of, &mut problems)?;
-        let memory = Memory::new(tables, &self.cache, self.swapped.as_ref(), found.items)?;
+        let mut thread_problems = Vec::new();
+        let threads = self.threads(of, &mut thread_problems)?;
+        let memory = Memory::new(mm, tables, &self.cache, self.swapped.as_ref(), found.items)?;
         let process = elfcore::Process {
             info: self.facts.info(self.kernel, of),
             threads,
@@ -192,7 +195,7 @@ impl<'k, 'm> Tools<'k, 'm> {
             files,
             mappings: memory.segments(),
         };
-        Ok(Dead { process, memory, paths, problems })
+        Ok(Dead { process, memory, paths, problems, thread_problems })
     }
 
     /// Threads with registers, the leader first. One without is told, and left out: a

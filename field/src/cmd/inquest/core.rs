@@ -106,7 +106,8 @@ fn one(
 ) -> Result<(Value, Outcome), Failure> {
     let out = Output::create(path, force)?;
     let dead = tools.process(process).plain()?;
-    for words in &dead.problems {
+    let problems = [dead.problems.as_slice(), &dead.thread_problems].concat();
+    for words in &problems {
         warn(format!("{}: {}", process.leader.tgid, safe(words)));
     }
     let bytes: u64 = dead.process.mappings.iter().map(|m| m.end - m.start).sum();
@@ -125,7 +126,7 @@ fn one(
     tell_user(process, path, &report);
     let lost = report.lost_pages() > 0 || dead.process.threads.len() < process.threads.len();
     let outcome = if lost { Outcome::Partial } else { Outcome::Good };
-    Ok((json(process, path, &report, &dead.problems), outcome))
+    Ok((json(process, path, &report, &problems), outcome))
 }
 
 /// Pages that may be looked at: all of memory and swap four times, since memory that is
