@@ -70,12 +70,15 @@ impl Opened {
     /// Numbers of the frames of `function` in the backtrace of the thread that gdb chooses.
     fn frames_of(&self, function: &str) -> Res<Vec<u64>> {
         let said = self.ask(&["bt".to_owned()])?;
-        let frames = backtrace(&said);
+        let all = backtrace(&said);
+        // Opening a core shows its frame 0 as well.
+        let start = all.iter().rposition(|(number, _)| *number == 0).unwrap_or(0);
+        let frames = all.get(start..).unwrap_or_default();
         ensure(
             frames.iter().any(|(_, f)| f == "main"),
             format_args!("the backtrace does not reach main:\n{said}"),
         )?;
-        Ok(frames.into_iter().filter(|(_, f)| f == function).map(|(n, _)| n).collect())
+        Ok(frames.iter().filter(|(_, f)| f == function).map(|(n, _)| *n).collect())
     }
 }
 

@@ -2,7 +2,7 @@
 //! pages in memory and everywhere that a kernel can put them; and what `lifeboat` makes of
 //! them, held against what the machine said of itself right before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +14,7 @@ use lifeboat_qemu::judges;
 use lifeboat_qemu::live::{Live, Program, Remains, SWAPFILE, TWINS};
 use lifeboat_qemu::pattern::mix;
 use lifeboat_qemu::provision::{self, Victim};
-use lifeboat_qemu::record::{Contents, Process, Record, hash};
+use lifeboat_qemu::record::{Area, Contents, Process, Record, State, hash};
 use lifeboat_qemu::usercore::{Report, Terms, UserCore, Verdict, compare};
 use lifeboat_qemu::usergdb::{self, opened};
 use serde_json::Value;
@@ -26,8 +26,23 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// for whoever works on what reads a dump.
 const AGAIN: &str = "LIFEBOAT_AGAIN";
 
+/// Where `lifeboat` must have found pages, by its own words.
+const PLACES: [&str; 10] = [
+    "present",
+    "file",
+    "huge",
+    "shmem",
+    "shmem-swap",
+    "swap-cache",
+    "swap",
+    "same-filled",
+    "zram",
+    "untouched",
+];
+
 /// A dead machine's dump, and what is known of it.
 struct Dead {
+    victim: Victim,
     left: Remains,
     record: Record,
     dump: String,
@@ -42,7 +57,7 @@ impl Dead {
         let record = left.recorded()?;
         println!("swap devices: {:?}", record.swaps);
         let dump = text(&left.work.join(PULLED));
-        Ok(Self { record, dump, key: text(&left.identity), left })
+        Ok(Self { victim, record, dump, key: text(&left.identity), left })
     }
 
     /// A command on the dump.
@@ -89,7 +104,7 @@ fn die(victim: Victim, name: &'static str) -> Res<Remains> {
     if victim.has_zswap() {
         println!("{}", live.to_zswap()?);
     }
-    live.to_zram()?;
+    println!("{}", live.to_zram()?);
     print!("{}", live.to_file()?);
     live.lab.arm("")?;
     let crash = live.crash()?;
@@ -104,9 +119,9 @@ fn ask(dump: &str, key: &str, command: &str, more: &[&str]) -> Res<Said> {
     host(&[&[command, dump, "-i", key], more].concat())
 }
 
-/// Every page of every core, by kind.
-fn pages(dead: &Dead) -> Res<Verdict> {
-    let mut all = Verdict::default();
+/// Every page of every core, by kind; and in how many places `lifeboat` found them.
+fn pages(dead: &Dead) -> Res<(Verdict, BTreeMap<String, u64>)> {
+    let (mut all, mut places) = (Verdict::default(), BTreeMap::new());
     for process in &dead.record.processes {
         let (core, report) = dead.core(process.pid)?;
         let moving = dead.left.program("spin")?;
@@ -117,12 +132,15 @@ fn pages(dead: &Dead) -> Res<Verdict> {
         let (name, _, _) = process.facts()?;
         println!("{name} ({}): {:?}\n{}", process.pid, report.pages, verdict.table());
         add(&mut all, &verdict);
+        for (place, pages) in &report.pages {
+            *places.entry(place.clone()).or_insert(0) += pages;
+        }
         if let Some(program) = dead.left.programs.iter().find(|p| p.pid == process.pid) {
             println!("  {} pages have their names", named(program, &core, &report)?);
         }
     }
-    println!("all processes:\n{}", all.table());
-    Ok(all)
+    println!("all processes: {places:?}\n{}", all.table());
+    Ok((all, places))
 }
 
 fn add(all: &mut Verdict, one: &Verdict) {
@@ -165,8 +183,14 @@ fn named(program: &Program, core: &UserCore, report: &Report) -> Res<u64> {
     Ok(found)
 }
 
-/// Every kind of place must have been met, or the test proves nothing.
-fn every_place(all: &Verdict, record: &Record) -> Res<()> {
+/// Every kind of place must have been met, or the test proves nothing: as the guest tells,
+/// and as `lifeboat` does, since a page that is swapped out may be in memory all the same.
+fn every_place(all: &Verdict, places: &BTreeMap<String, u64>, dead: &Dead) -> Res<()> {
+    let record = &dead.record;
+    let zswap = dead.victim.has_zswap().then_some("zswap");
+    for place in PLACES.into_iter().chain(zswap) {
+        ensure(places.contains_key(place), format_args!("no page came from {place}"))?;
+    }
     for place in ["private, present", "shared, present", "file, present", "untouched"] {
         ensure(all.equal(place) > 0, format_args!("no page is {place}"))?;
     }
@@ -180,7 +204,13 @@ fn every_place(all: &Verdict, record: &Record) -> Res<()> {
     }
     ensure(all.equal("shared, away") > 0, "no page of shared memory was swapped out")?;
     let lost = all.kinds.get(&format!("private, in {SWAPFILE}"));
-    ensure(lost.is_some_and(|t| t.holes + t.equal > 0), "no page is in the swap file")
+    ensure(lost.is_some_and(|t| t.equal > 0), "no page of the swap file is in the swap cache")?;
+    let holes = lost.map_or(0, |t| t.holes);
+    let told = all.reasons.get("in a swap file whose disk was not captured");
+    ensure(
+        holes > 0 && told == Some(&holes),
+        format_args!("{holes} pages are in the swap file only; reasons are {:?}", all.reasons),
+    )
 }
 
 /// gdb opens the cores; and they are what gdb took of the living processes.
@@ -323,22 +353,42 @@ fn maps(dead: &Dead, judge: &Value) -> Res<()> {
     Ok(())
 }
 
-/// `libs` names every library with its build id; `extract` gives a file back as the page
-/// cache had it, which the disk does not yet have.
-fn files(dead: &Dead) -> Res<()> {
-    let single = dead.left.program("single")?;
-    let json = dead.json("libs", &["--pid", &single.pid.to_string()])?;
-    let listed = json.get("libs").and_then(Value::as_array).ctx("`libs`")?;
-    for path in ["bin/single", "lib/x86_64-linux-gnu/libc.so.6"] {
-        let dead_path = format!("/live/{path}");
-        let entry = listed
-            .iter()
-            .find(|l| l.get("path").and_then(Value::as_str) == Some(&*dead_path))
-            .ctx(format_args!("{dead_path} in {json}"))?;
-        let ours = entry.get("build_id").and_then(Value::as_str).ctx("its build id")?;
-        let known = build_id(&dead.left.tree.join(path))?;
-        ensure(ours == known, format_args!("build id of {path}: {ours}, not {known}"))?;
+/// `libs` names every file that a process ran; with its build id, where the page that has it
+/// is in memory.
+fn libs(dead: &Dead) -> Res<()> {
+    let (mut known, mut away) = (BTreeSet::new(), BTreeSet::new());
+    for process in &dead.record.processes {
+        let json = dead.json("libs", &["--pid", &process.pid.to_string()])?;
+        let listed = json.get("libs").and_then(Value::as_array).ctx("`libs`")?;
+        let ran = |a: &&Area| a.name.starts_with("/live/") && a.offset == 0 && a.is_file();
+        for area in process.areas.iter().filter(ran) {
+            let inside = area.name.strip_prefix("/live/").unwrap_or_default();
+            let Ok(id) = build_id(&dead.left.tree.join(inside)) else { continue };
+            let ours = listed
+                .iter()
+                .find(|l| l.get("path").and_then(Value::as_str) == Some(&*area.name))
+                .ctx(format_args!("{} in {json}", area.name))?;
+            let ours = ours.get("build_id").ctx("`build_id`")?.as_str();
+            let first = area.pages.first().filter(|p| p.at == area.start);
+            let there = first.is_some_and(|p| p.state != State::Away);
+            ensure(
+                ours == there.then_some(&*id),
+                format_args!("build id of {inside}: {ours:?}, not {id}, in memory: {there}"),
+            )?;
+            if there {
+                known.insert(id)
+            } else {
+                away.insert(id)
+            };
+        }
     }
+    println!("libs: build ids of {} files, {} not in memory", known.len(), away.len());
+    // The C library, the loader, a program.
+    ensure(known.len() >= 3, "no page cache held the files")
+}
+
+/// `extract` gives a file back as the page cache had it, which the disk does not yet have.
+fn extracted(dead: &Dead) -> Res<()> {
     let shared = dead.left.program("shared")?;
     let process = dead.record.process(shared.pid)?;
     let area = process.areas.iter().find(|a| a.name == "/live/data/shared").ctx("its file")?;
@@ -350,7 +400,7 @@ fn files(dead: &Dead) -> Res<()> {
         let same = Contents::Known(hash(page)) == known.contents;
         ensure(same, format_args!("the extracted file differs at {:#x}", known.at))?;
     }
-    println!("libs and extract: build ids and {} bytes as they were", bytes.len());
+    println!("extract: {} bytes as they were", bytes.len());
     Ok(())
 }
 
@@ -432,15 +482,16 @@ fn damaged(dead: &Dead) -> Res<()> {
 /// All of it, on one machine.
 fn back_from_the_dead(victim: Victim, name: &'static str) -> Res<()> {
     let dead = Dead::new(victim, name)?;
-    let all = pages(&dead)?;
+    let (all, places) = pages(&dead)?;
     all.check()?;
-    every_place(&all, &dead.record)?;
+    every_place(&all, &places, &dead)?;
     by_gdb(&dead)?;
     python(&dead)?;
     if victim.has_symbols() {
         by_drgn(&dead)?;
     }
-    files(&dead)?;
+    libs(&dead)?;
+    extracted(&dead)?;
     damaged(&dead)?;
     if again() {
         return Ok(());
@@ -451,7 +502,8 @@ fn back_from_the_dead(victim: Victim, name: &'static str) -> Res<()> {
 /// Tasks and memory maps beside a judge's, who has the debug kernel.
 fn by_drgn(dead: &Dead) -> Res<()> {
     let elf = dead.left.work.join("vmcore.elf");
-    host(&["export", "vmcore", &dead.dump, "-i", &dead.key, "-o", &text(&elf)])?.good()?;
+    let out = text(&elf);
+    host(&["export", "vmcore", &dead.dump, "-i", &dead.key, "-o", &out, "--force"])?.good()?;
     let vmlinux = provision::vmlinux(&dead.left.kernel)?;
     let pids: Vec<u32> = dead.record.processes.iter().map(|p| p.pid).collect();
     let judge = judges::userland_by_drgn(&elf, &vmlinux, &pids)?;
