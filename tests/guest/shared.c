@@ -80,7 +80,10 @@ int main(int argc, char **argv)
 	fd = memfd_create(PROGRAM, MFD_CLOEXEC);
 	must(fd >= 0 && ftruncate(fd, 4 * MIB) == 0, "memfd");
 	fill(map(4 * MIB, MAP_SHARED, fd), 1024, PROGRAM, "memfd");
-	fill(map(MIB, MAP_SHARED, file(argv[2], "shared", 256)), 256, PROGRAM, "disk");
+	p = map(MIB, MAP_SHARED, file(argv[2], "shared", 256));
+	fill(p, 256, PROGRAM, "disk");
+	// Stays in the page cache, whatever the kernel takes from there.
+	must(mlock(p, MIB) == 0, "mlock");
 	private_file(argv[2]);
 	cow = small(1024, PROGRAM, "cow");
 	must(pipe(ends) == 0, "pipe");

@@ -387,7 +387,7 @@ fn libs(dead: &Dead) -> Res<()> {
     ensure(known.len() >= 3, "no page cache held the files")
 }
 
-/// `extract` gives a file back as the page cache had it, which the disk does not yet have.
+/// `extract` gives a file back as the page cache had it.
 fn extracted(dead: &Dead) -> Res<()> {
     let shared = dead.left.program("shared")?;
     let process = dead.record.process(shared.pid)?;
