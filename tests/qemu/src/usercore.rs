@@ -340,6 +340,10 @@ impl Verdict {
             return Ok(());
         }
         let (name, wanted) = match page {
+            // A page that came after all was looked at: khugepaged filled a hole of a huge page.
+            Some(p) if p.contents == Contents::Unknown && area.inode == 0 => {
+                (kind(area, p, terms), Contents::Known(*ZEROS))
+            }
             Some(p) => (kind(area, p, terms), p.contents),
             // Private memory that nobody touched reads as zeros; of a file, nobody knows.
             None if area.inode == 0 => ("untouched".to_owned(), Contents::Known(*ZEROS)),

@@ -8,7 +8,7 @@ use crate::error::{Context as _, Res, both, ensure};
 use crate::live::Program;
 use crate::pattern::mix;
 use crate::record::{PAGE, Process, State};
-use crate::usercore::{SIZE, UserCore};
+use crate::usercore::{Report, SIZE, UserCore};
 
 /// A core, the program it is of, and the folder that has its libraries.
 #[derive(Debug, Clone)]
@@ -248,7 +248,7 @@ pub struct Common {
     /// Pages that differ in few bytes: the kernel writes a thread's CPU number into its
     /// memory when the thread goes on (rseq(2)).
     pub touched: u64,
-    /// Pages that only gdb's core has.
+    /// Pages that only gdb's core has; the report says why.
     pub missing: u64,
     /// Threads with the same registers.
     pub threads: u64,
@@ -258,11 +258,12 @@ pub struct Common {
 /// `mm_cid` of `struct rseq` (include/uapi/linux/rseq.h).
 const RSEQ: usize = 24;
 
-/// Compares a core with gdb's own of the same process: memory, registers, backtraces.
+/// Compares a core with gdb's own of the same process: memory, registers, backtraces. A page
+/// may be missing if `report` says so.
 ///
 /// # Errors
 /// With the first difference.
-pub fn same_as_gcore(ours: &Opened, theirs: &Opened) -> Res<Common> {
+pub fn same_as_gcore(ours: &Opened, theirs: &Opened, report: &Report) -> Res<Common> {
     let (a, b) = (UserCore::open(&ours.core)?, UserCore::open(&theirs.core)?);
     let mut out = Common::default();
     let (mut x, mut y) = ([0u8; SIZE], [0u8; SIZE]);
@@ -271,6 +272,7 @@ pub fn same_as_gcore(ours: &Opened, theirs: &Opened) -> Res<Common> {
             continue;
         }
         if !a.page(at, &mut x)? {
+            ensure(report.why(at).is_some(), format_args!("{at:#x} is silently missing"))?;
             out.missing += 1;
             continue;
         }

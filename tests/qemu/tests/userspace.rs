@@ -74,7 +74,7 @@ impl Dead {
     /// Takes a process's core; some of its pages may be holes.
     fn core(&self, pid: u32) -> Res<(PathBuf, Report)> {
         let core = self.left.work.join(format!("core.{pid}"));
-        let report = core.with_extension(format!("{pid}.json"));
+        let report = report_of(&core);
         let (pid, out, told) = (pid.to_string(), text(&core), text(&report));
         let said = self.ask("core", &["--pid", &pid, "-o", &out, "--report", &told, "--force"])?;
         ensure(matches!(said.code, 0 | 3), format_args!("core --pid {pid}:\n{}", said.all))?;
@@ -86,6 +86,13 @@ impl Dead {
         );
         Ok((core, Report::read(&report)?))
     }
+}
+
+/// Where the report of a core `core.PID` is kept.
+fn report_of(core: &Path) -> PathBuf {
+    let mut name = core.as_os_str().to_owned();
+    name.push(".json");
+    name.into()
 }
 
 fn again() -> bool {
@@ -233,7 +240,8 @@ fn by_gdb(dead: &Dead) -> Res<()> {
         let taken = dead.left.work.join(format!("{name}.gcore"));
         dead.left.take(&format!("/{name}.gcore"), &taken)?;
         let twin = opened(&taken, &dead.left.tree, program);
-        let common = usergdb::same_as_gcore(&open(name, program)?, &twin)?;
+        let report = Report::read(&report_of(&core(dead.left.program(name)?)))?;
+        let common = usergdb::same_as_gcore(&open(name, program)?, &twin, &report)?;
         println!("{name}, beside gdb's own core: {common:?}");
     }
     Ok(())
