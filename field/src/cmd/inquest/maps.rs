@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cli::inquest::Maps;
 use crate::cmd::opened::Source;
-use crate::ui::{Context as _, Ended, Failure, put, safe};
+use crate::ui::{Context as _, Ended, Failure, put, safe, warn};
 
 /// Lists them. Exit code 3 when something was damaged.
 pub(crate) fn run(args: &Maps) -> Ended {
@@ -27,13 +27,17 @@ pub(crate) fn run(args: &Maps) -> Ended {
         let found = mm::vmas(kernel, mm);
         damage.extend(super::told("mappings", &found));
         let tables = Tables::open(kernel, mm).context("page tables")?;
-        let paths = Paths::new(kernel).plain()?;
+        let paths = Paths::new(kernel).map_err(|why| {
+            let why = why.to_string();
+            warn(format!("no paths: {}", safe(why.lines().next().unwrap_or_default())));
+        });
+        let paths = paths.as_ref().ok();
         let all: Vec<Area> = found
             .items
             .into_iter()
             .map(|vma| Area {
                 counts: mm::count(&tables, vma.start, vma.end),
-                name: name(&paths, &vma),
+                name: name(paths, &vma),
                 vma,
             })
             .collect();
@@ -66,11 +70,11 @@ fn space(processes: &[Process], pid: u32) -> Result<u64, Failure> {
 
 /// What a mapping is called, as `/proc/PID/maps` of the machine put it. Paths are told from
 /// the top of the process's mounts, also where it had another root directory.
-fn name(paths: &Paths<'_, '_>, vma: &Vma) -> Option<String> {
+fn name(paths: Option<&Paths<'_, '_>>, vma: &Vma) -> Option<String> {
     let file = || {
         let file = vma.file?;
-        let path = paths.of_file(file, None);
-        Some(path.map_or_else(|_| format!("file at {file:#x}"), |path| path.text()))
+        let path = paths.and_then(|paths| paths.of_file(file, None).ok());
+        Some(path.map_or_else(|| format!("file at {file:#x}"), |path| path.text()))
     };
     vma.name.clone().or_else(file)
 }
