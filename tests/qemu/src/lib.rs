@@ -30,6 +30,7 @@ pub mod provision;
 pub mod qmp;
 pub mod record;
 pub mod reservation;
+pub mod revived;
 pub mod usercore;
 pub mod usergdb;
 pub mod vmcore;

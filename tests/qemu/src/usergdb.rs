@@ -57,7 +57,7 @@ impl Opened {
     }
 
     /// The words behind `LB` of each line that a `printf` of the commands wrote.
-    fn told(&self, commands: &[String]) -> Res<Vec<Vec<u64>>> {
+    pub(crate) fn told(&self, commands: &[String]) -> Res<Vec<Vec<u64>>> {
         let said = self.ask(commands)?;
         let lines = said.lines().filter_map(|l| l.strip_prefix("LB "));
         let words = |l: &str| -> Option<Vec<u64>> {
@@ -68,7 +68,7 @@ impl Opened {
     }
 
     /// Numbers of the frames of `function` in the backtrace of the thread that gdb chooses.
-    fn frames_of(&self, function: &str) -> Res<Vec<u64>> {
+    pub(crate) fn frames_of(&self, function: &str) -> Res<Vec<u64>> {
         let said = self.ask(&["bt".to_owned()])?;
         let all = backtrace(&said);
         // Opening a core shows its frame 0 as well.

@@ -18,9 +18,10 @@ use lifeboat_qemu::paths::{BOARD, image, workspace};
 use lifeboat_qemu::phases;
 use lifeboat_qemu::provision;
 use lifeboat_qemu::reservation::{self, SEARCH};
+use lifeboat_qemu::revived;
 
 const CAPTURE: Duration = Duration::from_secs(600);
-const STEPS: usize = 6;
+const STEPS: usize = 7;
 
 /// Shows the whole path from a panic to an opened dump, in QEMU.
 #[derive(FromArgs)]
@@ -86,6 +87,10 @@ fn demo() -> Res<()> {
     let exports = take_out(&lab)?;
     compare(&lab, &exports, &was)?;
     for line in evidence::judged(&lab, &exports, Some(&was))? {
+        println!("{line}");
+    }
+    step(7, "a process, back from memory and swap: core file, gdb");
+    for line in revived::victim(&lab, &exports)? {
         println!("{line}");
     }
     println!(
