@@ -42,7 +42,7 @@ struct Args {
     #[argh(switch)]
     inputs: bool,
     /// sections to run (default all): full, many, codec, filter, memory, adaptive,
-    /// export, qemu, model
+    /// export, userspace, qemu, model
     #[argh(positional)]
     sections: Vec<String>,
 }

@@ -110,6 +110,12 @@ impl Ours {
         task.args([dump]).args(["-o"]).args([to])
     }
 
+    /// A question to the dead machine of `dump`, with what it writes.
+    #[must_use]
+    pub(crate) fn ask(&self, what: &str, dump: &Path, to: &Path) -> Task {
+        Task::new(&self.program, to).args([what, "-i"]).args([&*self.identity]).args([dump])
+    }
+
     /// Whether every chunk of `dump` opens and holds what it should.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod full;
 mod many;
 mod memory;
 mod qemu;
+mod userspace;
 
 use lifeboat_qemu::error::{Failure, Res};
 
@@ -21,13 +22,14 @@ pub(crate) type Named = (&'static str, Section);
 
 /// All sections by name, in the order in which they share inputs best, and whether
 /// `--quick` runs them.
-const ALL: [(&str, Section, bool); 9] = [
+const ALL: [(&str, Section, bool); 10] = [
     ("full", full::run, true),
     ("codec", codec::run, true),
     ("filter", filter::run, true),
     ("memory", memory::run, true),
     ("adaptive", adaptive::run, false),
     ("export", export::run, false),
+    ("userspace", userspace::run, false),
     ("many", many::run, false),
     ("qemu", qemu::run, false),
     ("model", model, false),
