@@ -12,8 +12,14 @@ pub(crate) trait Question {
     /// Which dump is asked.
     fn source(&self) -> Source<'_>;
 
-    /// The files about its kernel, `--vmlinux` and `--btf`.
-    fn given(&self) -> [Option<&Path>; 2];
+    /// What opens it.
+    fn keys(&self) -> &[PathBuf];
+
+    /// `--vmlinux`
+    fn vmlinux(&self) -> Option<&Path>;
+
+    /// `--btf`
+    fn btf(&self) -> Option<&Path>;
 }
 
 /// A command that asks the dead machine something: what all of them take (which dump, by
@@ -58,8 +64,16 @@ macro_rules! question {
                 }
             }
 
-            fn given(&self) -> [Option<&Path>; 2] {
-                [self.vmlinux.as_deref(), self.btf.as_deref()]
+            fn keys(&self) -> &[PathBuf] {
+                &self.identity
+            }
+
+            fn vmlinux(&self) -> Option<&Path> {
+                self.vmlinux.as_deref()
+            }
+
+            fn btf(&self) -> Option<&Path> {
+                self.btf.as_deref()
             }
         }
     };

@@ -11,7 +11,7 @@ use lifeboat_inquest::tasks::Process;
 use lifeboat_inquest::{Hole, Kernel};
 use serde_json::{Value, json};
 
-use crate::cli::inquest::{Core, Question as _};
+use crate::cli::inquest::Core;
 use crate::output::Output;
 use crate::ui::{self, Context as _, Ended, Failure, Outcome, progress, safe, say, warn};
 
@@ -29,9 +29,7 @@ pub(crate) fn run(args: &Core) -> Ended {
             .hint("give one of --pid N, --comm NAME and --all; `lifeboat ps` lists them"));
     }
     let report = args.report.as_deref().map(|p| Output::create(p, args.force)).transpose()?;
-    let [vmlinux, btf] = args.given();
-    let given = super::Given { vmlinux, btf };
-    super::ask(&args.source(), &args.identity, &given, |kernel| {
+    super::ask(args, |kernel| {
         let (processes, _) = super::processes(kernel)?;
         let tools = Tools::new(kernel).plain()?;
         for words in tools.problems() {

@@ -8,7 +8,7 @@ use lifeboat_inquest::files::{Mapping, extract, lookup};
 use lifeboat_inquest::process::Tools;
 use lifeboat_inquest::tasks::Process;
 
-use crate::cli::inquest::{Extract, Question as _};
+use crate::cli::inquest::Extract;
 use crate::output::Output;
 use crate::ui::{self, Context as _, Ended, Failure, Outcome, safe, say, warn};
 
@@ -18,9 +18,7 @@ const PAGE64: u64 = PAGE as u64;
 pub(crate) fn run(args: &Extract) -> Ended {
     let out = Output::create(&args.output, args.force)?;
     let listing = args.missing.as_deref().map(|p| Output::create(p, args.force)).transpose()?;
-    let [vmlinux, btf] = args.given();
-    let given = super::Given { vmlinux, btf };
-    super::ask(&args.source(), &args.identity, &given, |kernel| {
+    super::ask(args, |kernel| {
         let (processes, _) = super::processes(kernel)?;
         let tools = Tools::new(kernel).plain()?;
         let file = match args.pid {

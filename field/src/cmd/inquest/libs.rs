@@ -6,14 +6,12 @@ use lifeboat_inquest::files::buildid::Identity;
 use lifeboat_inquest::process::{Library, Tools, libraries};
 use serde_json::{Value, json};
 
-use crate::cli::inquest::{Libs, Question as _};
+use crate::cli::inquest::Libs;
 use crate::ui::{Context as _, Ended, Outcome, put, safe, warn};
 
 /// Lists them. Exit code 3 when a mapping or a path was damaged.
 pub(crate) fn run(args: &Libs) -> Ended {
-    let [vmlinux, btf] = args.given();
-    let given = super::Given { vmlinux, btf };
-    super::ask(&args.source(), &args.identity, &given, |kernel| {
+    super::ask(args, |kernel| {
         let (processes, _) = super::processes(kernel)?;
         let process = super::process(&processes, args.pid)?;
         let tools = Tools::new(kernel).plain()?;

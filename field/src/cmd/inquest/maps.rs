@@ -9,19 +9,11 @@ use lifeboat_inquest::tasks::Process;
 use serde_json::{Value, json};
 
 use crate::cli::inquest::Maps;
-use crate::cmd::opened::Source;
 use crate::ui::{Context as _, Ended, Failure, put, safe, warn};
 
 /// Lists them. Exit code 3 when something was damaged.
 pub(crate) fn run(args: &Maps) -> Ended {
-    let source = Source {
-        dev: &args.dev,
-        partition: args.partition.as_deref(),
-        with: &args.with,
-        which: args.dump,
-    };
-    let given = super::Given { vmlinux: args.vmlinux.as_deref(), btf: args.btf.as_deref() };
-    super::ask(&source, &args.identity, &given, |kernel| {
+    super::ask(args, |kernel| {
         let (processes, mut damage) = super::processes(kernel)?;
         let mm = space(&processes, args.pid)?;
         let found = mm::vmas(kernel, mm);

@@ -6,8 +6,6 @@ pub(crate) mod libs;
 pub(crate) mod maps;
 pub(crate) mod ps;
 
-use std::path::{Path, PathBuf};
-
 use lifeboat_field::machine::DumpMachine;
 use lifeboat_inquest::kernel::Aids;
 use lifeboat_inquest::mm::SwapIn;
@@ -16,50 +14,37 @@ use lifeboat_inquest::tasks::{self, Process};
 use lifeboat_inquest::walk::Found;
 use lifeboat_inquest::{Hole, Kernel};
 
-use super::opened::Source;
+use crate::cli::inquest::Question;
 use crate::ui::{Context as _, Ended, Failure, Outcome, safe, warn};
 
 /// Most bytes of a BTF file.
 const MAX_BTF: u64 = 64 << 20;
 
-/// Files about the dead kernel that the user named.
-pub(crate) struct Given<'a> {
-    /// `--vmlinux`
-    pub(crate) vmlinux: Option<&'a Path>,
-    /// `--btf`
-    pub(crate) btf: Option<&'a Path>,
-}
-
-impl Given<'_> {
-    fn read(&self) -> Result<Aids, Failure> {
-        let mut aids = match self.vmlinux {
-            Some(path) => {
-                let mut file = std::fs::File::open(path).context(path.display())?;
-                Aids::of_vmlinux(&mut file).context(path.display())?
-            }
-            None => Aids::none(),
-        };
-        if let Some(path) = self.btf {
-            let len = std::fs::metadata(path).context(path.display())?.len();
-            if len > MAX_BTF {
-                return Err(Failure::new(format!("{}: too long for BTF", path.display()))
-                    .hint("it is the file /sys/kernel/btf/vmlinux of a machine that runs it"));
-            }
-            aids.btf = Some(std::fs::read(path).context(path.display())?);
+/// The files about the dead kernel that the user named.
+fn aids(asked: &dyn Question) -> Result<Aids, Failure> {
+    let mut aids = match asked.vmlinux() {
+        Some(path) => {
+            let mut file = std::fs::File::open(path).context(path.display())?;
+            Aids::of_vmlinux(&mut file).context(path.display())?
         }
-        Ok(aids)
+        None => Aids::none(),
+    };
+    if let Some(path) = asked.btf() {
+        let len = std::fs::metadata(path).context(path.display())?.len();
+        if len > MAX_BTF {
+            return Err(Failure::new(format!("{}: too long for BTF", path.display()))
+                .hint("it is the file /sys/kernel/btf/vmlinux of a machine that runs it"));
+        }
+        aids.btf = Some(std::fs::read(path).context(path.display())?);
     }
+    Ok(aids)
 }
 
 /// Opens the dump, gets to know its kernel, and asks.
-pub(crate) fn ask(
-    source: &Source<'_>,
-    keys: &[PathBuf],
-    given: &Given<'_>,
-    question: impl FnOnce(&Kernel<'_>) -> Ended,
-) -> Ended {
-    let aids = given.read()?;
-    let dump = source.unlock(keys)?;
+pub(crate) fn ask(asked: &dyn Question, question: impl FnOnce(&Kernel<'_>) -> Ended) -> Ended {
+    let aids = aids(asked)?;
+    let source = asked.source();
+    let dump = source.unlock(asked.keys())?;
     let notes = dump.notes().context(source.dev)?;
     let machine = DumpMachine::new(&dump);
     let kernel = Kernel::open_with(&machine, &notes, &aids).context(source.dev)?;

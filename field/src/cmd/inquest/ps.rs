@@ -7,7 +7,7 @@ use lifeboat_inquest::tasks::{Process, Task};
 use serde_json::{Value, json};
 
 use super::{json_number, text_number};
-use crate::cli::inquest::{Ps, Question as _};
+use crate::cli::inquest::Ps;
 use crate::ui::{Ended, put, safe};
 
 /// KiB of a page.
@@ -15,9 +15,7 @@ const PAGE_KIB: u64 = PAGE as u64 / 1024;
 
 /// Lists them. Exit code 3 when something was damaged.
 pub(crate) fn run(args: &Ps) -> Ended {
-    let [vmlinux, btf] = args.given();
-    let given = super::Given { vmlinux, btf };
-    super::ask(&args.source(), &args.identity, &given, |kernel| {
+    super::ask(args, |kernel| {
         let (processes, damage) = super::processes(kernel)?;
         if args.json {
             let all: Vec<Value> = processes.iter().map(json).collect();
