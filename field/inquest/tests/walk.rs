@@ -95,52 +95,6 @@ fn lists_that_end_with_null() {
     assert_eq!(found.damage.len(), 1);
 }
 
-/// A tree of seven nodes, each on a page of its own. Gives its root and the nodes in order.
-fn tree(world: &mut World) -> (u64, Vec<u64>) {
-    let root = world.alloc(8);
-    let nodes: Vec<u64> = (0..7).map(|_| world.alloc_page()).collect();
-    world.put(root, nodes[3]);
-    let mut join = |at: usize, parent: Option<usize>, left: Option<usize>, right: Option<usize>| {
-        let address = |n: Option<usize>| n.map_or(0, |n: usize| nodes[n]);
-        world.put(nodes[at], address(parent) | (at as u64 & 1));
-        world.put(nodes[at] + 8, address(right));
-        world.put(nodes[at] + 16, address(left));
-    };
-    join(3, None, Some(1), Some(5));
-    join(1, Some(3), Some(0), Some(2));
-    join(5, Some(3), Some(4), Some(6));
-    for (leaf, parent) in [(0, 1), (2, 1), (4, 5), (6, 5)] {
-        join(leaf, Some(parent), None, None);
-    }
-    (root, nodes)
-}
-
-#[test]
-fn trees_in_order() {
-    let mut world = World::new();
-    let (root, nodes) = tree(&mut world);
-    let (turned, others) = tree(&mut world);
-    // A leaf that leads back to the top.
-    world.put(others[4] + 8, others[3]);
-    let (mut ram, notes) = world.finish();
-    {
-        let kernel = open(&ram, &notes);
-        let found = walk::rbtree(&kernel, root, 7);
-        assert!(found.is_whole());
-        assert_eq!(found.items, nodes);
-        assert_eq!(walk::rbtree(&kernel, root, 6).damage, [Damage::Endless(6)]);
-        let found = walk::rbtree(&kernel, turned, 1000);
-        assert_eq!(found.items, others);
-        assert_eq!(found.damage, [Damage::Circle(others[3])]);
-    }
-    // One branch is lost, and the rest is served.
-    ram.bad.insert(pfn(nodes[1]), Hole::NotCaptured);
-    let kernel = open(&ram, &notes);
-    let found = walk::rbtree(&kernel, root, 1000);
-    assert_eq!(found.items, nodes[3..]);
-    assert_eq!(found.damage.len(), 1);
-}
-
 /// `mt_mk_node()` and `mte_mk_root()`.
 const LEAF: u64 = 1 << 3 | 4;
 const RANGE: u64 = 2 << 3 | 4;

@@ -20,14 +20,13 @@ const MAX_READS: u64 = 400_000;
 /// Most pages of a core file that are looked at.
 const MAX_PAGES: u64 = 4096;
 
-/// The machine: memory, notes, an address space, and heads of lists and trees.
+/// The machine: memory, notes, an address space, and heads of lists.
 struct Whole {
     ram: Ram,
     notes: Vec<u8>,
     places: Places,
     mm: u64,
     list: u64,
-    tree: u64,
 }
 
 static WHOLE: LazyLock<Mutex<Whole>> = LazyLock::new(|| Mutex::new(whole()));
@@ -36,13 +35,6 @@ fn whole() -> Whole {
     let mut made = make();
     let (mm, world) = (made.mm, &mut made.world);
     let (list, nodes) = world.list(6);
-    // Three nodes of a tree.
-    let (tree, top) = (world.alloc(8), world.alloc(24));
-    let (left, right) = (world.alloc(24), world.alloc(24));
-    world.put(tree, top);
-    for (node, value) in [(top + 16, left), (top + 8, right), (left, top), (right, top)] {
-        world.put(node, value);
-    }
     // Two mappings, with pages of each kind.
     let pgd = world.get(mm + 32);
     let leaf = world.alloc_page();
@@ -66,7 +58,7 @@ fn whole() -> Whole {
     let (ram, notes) = made.world.finish();
     let parts = [OBJECTS..MEMORY, 0x20_0000..OBJECTS, 0x10_0000..0x20_0000, 0x1000..0x6000];
     let places = Places::new(&ram.bytes, parts, aims, DIRECT);
-    Whole { ram, notes, places, mm, list, tree }
+    Whole { ram, notes, places, mm, list }
 }
 
 /// Overwrites words of page tables, symbols, types, pages' descriptions and objects; then
@@ -90,7 +82,6 @@ fn ask(kernel: &Kernel<'_>, whole: &Whole) {
     }
     let _ = (kernel.module_faults(), kernel.symbol("zram_devops"));
     assert!(walk::list(kernel, whole.list, 100).items.len() <= 100);
-    assert!(walk::rbtree(kernel, whole.tree, 100).items.len() <= 100);
     let maps = mm::vmas(kernel, whole.mm);
     let Ok(tables) = Tables::open(kernel, whole.mm) else { return };
     for vma in &maps.items {

@@ -3,11 +3,10 @@
 //! Every walk has a bound that its caller names, remembers where it was, and gives what it
 //! found beside what was wrong: a list whose middle is lost is read from both ends, a tree
 //! with one wild pointer serves its other branches. Addresses are of the nodes that link
-//! (`struct list_head`, `struct rb_node`, …): the object begins `Field::offset` before.
+//! (`struct list_head`, …): the object begins `Field::offset` before.
 
 mod list;
 mod maple;
-mod rbtree;
 mod xarray;
 
 use crate::kernel::{Fault, KernelError};
@@ -15,7 +14,6 @@ use crate::machine::Hole;
 
 pub use list::{hlist, list};
 pub use maple::{Span, maple};
-pub use rbtree::rbtree;
 pub use xarray::{Entry, Item, xa_load, xarray};
 
 /// Most damages of one walk that are told one by one.

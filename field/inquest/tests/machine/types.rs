@@ -31,13 +31,6 @@ pub fn vmlinux() -> Types {
     let list = t.record(STRUCT, "list_head", 16, &[("next", pointer, 0), ("prev", pointer, 64)]);
     let hnode = t.record(STRUCT, "hlist_node", 16, &[("next", pointer, 0), ("pprev", pointer, 64)]);
     let hhead = t.record(STRUCT, "hlist_head", 8, &[("first", pointer, 0)]);
-    t.record(STRUCT, "rb_root", 8, &[("rb_node", pointer, 0)]);
-    t.record(
-        STRUCT,
-        "rb_node",
-        24,
-        &[("__rb_parent_color", long, 0), ("rb_right", pointer, 64), ("rb_left", pointer, 128)],
-    );
     let page_inner = t.record(STRUCT, "", 40, &[("compound_head", long, 0)]);
     t.record(STRUCT, "page", 64, &[("flags", long, 0), ("", page_inner, 64)]);
     t.enumeration("pageflags", false, &[("PG_locked", 0), ("PG_hwpoison", 20)]);
