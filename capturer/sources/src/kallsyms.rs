@@ -14,6 +14,8 @@
 //! and whatever it says of them must hold. This module refuses to go on where that fails,
 //! or where a table cannot be; it follows no length without a bound.
 
+mod torn;
+
 use crate::bytes::{le16, le32, le64};
 use crate::paging::{PagingError, ReadVirt};
 use crate::vmcoreinfo::VmcoreInfo;
@@ -104,11 +106,21 @@ pub struct Symbol<'a> {
     pub name: &'a [u8],
 }
 
+/// How far a walk over the names is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// The next symbol.
+    number: u32,
+    /// Where it is.
+    at: u64,
+}
+
 /// The table of one kernel.
 #[derive(Debug)]
 pub struct Kallsyms {
     names: u64,
     count: u32,
+    token_table: u64,
     /// Tokens, one behind the other, each ended by NUL.
     tokens: Vec<u8>,
     /// Where each token begins in `tokens`.
@@ -131,6 +143,20 @@ impl Kallsyms {
         mut reader: impl ReadVirt,
         wanted: &[&str],
     ) -> Result<(Self, Vec<Hits>), KallsymsError> {
+        let (mut this, other) = Self::tables(info, &mut reader)?;
+        let all: Vec<&str> = KNOWN.iter().chain(wanted).copied().collect();
+        let found = this.numbers(&mut reader, &all)?;
+        let (known, found) = found.split_at_checked(KNOWN.len()).unwrap_or_default();
+        this.settle(other, |this| this.check(info, &mut reader, known))?;
+        let hits = this.hits(&mut reader, found)?;
+        Ok((this, hits))
+    }
+
+    /// Reads all but names and addresses. Gives the form that addresses may have as well.
+    fn tables(
+        info: &VmcoreInfo<'_>,
+        mut reader: impl ReadVirt,
+    ) -> Result<(Self, Form), KallsymsError> {
         let symbol = |name: &'static str| info.symbol(name).ok_or(KallsymsError::Missing(name));
         let names = symbol("kallsyms_names")?;
         let mut raw = [0; 8];
@@ -141,9 +167,10 @@ impl Kallsyms {
             let value = u64::from(count);
             return Err(KallsymsError::Odd { what: "number of symbols", value });
         }
-        let (table, index) = (symbol("kallsyms_token_table")?, symbol("kallsyms_token_index")?);
-        let (tokens, index, sizes) = tokens(&mut reader, table, index)?;
-        let (addresses, forms) = match info.symbol("kallsyms_offsets") {
+        let token_table = symbol("kallsyms_token_table")?;
+        let index = symbol("kallsyms_token_index")?;
+        let (tokens, index, sizes) = tokens(&mut reader, token_table, index)?;
+        let (addresses, [form, other]) = match info.symbol("kallsyms_offsets") {
             Some(offsets) => {
                 reader.read_virt(symbol("kallsyms_relative_base")?, &mut raw)?;
                 let base = le64(&raw, 0).unwrap_or_default();
@@ -151,20 +178,22 @@ impl Kallsyms {
             }
             None => (symbol("kallsyms_addresses")?, [Form::Absolute; 2]),
         };
-        let [form, other] = forms;
-        let mut this = Self { names, count, tokens, index, sizes, addresses, form };
-        let all: Vec<&str> = KNOWN.iter().chain(wanted).copied().collect();
-        let found = this.numbers(&mut reader, &all)?;
-        let (known, found) = found.split_at_checked(KNOWN.len()).unwrap_or_default();
-        match this.check(info, &mut reader, known) {
+        Ok((Self { names, count, token_table, tokens, index, sizes, addresses, form }, other))
+    }
+
+    /// Finds out which of two forms addresses have.
+    fn settle(
+        &mut self,
+        other: Form,
+        mut check: impl FnMut(&Self) -> Result<(), KallsymsError>,
+    ) -> Result<(), KallsymsError> {
+        match check(self) {
             Err(KallsymsError::Contradiction(_)) => {
-                this.form = other;
-                this.check(info, &mut reader, known)?;
+                self.form = other;
+                check(self)
             }
-            decided => decided?,
+            decided => decided,
         }
-        let hits = this.hits(&mut reader, found)?;
-        Ok((this, hits))
     }
 
     /// How many symbols there are.
@@ -184,23 +213,45 @@ impl Kallsyms {
     ) -> Result<(), KallsymsError> {
         let mut name = [0; MAX_NAME];
         self.entries(reader, |number, tokens| {
-            let full = self.expand(tokens, &mut name);
-            let (kind, name) = full.and_then(<[u8]>::split_first).ok_or(())?;
-            Ok(each(Symbol { number, kind: *kind, name }))
+            self.entry(number, tokens, &mut name).map(&mut each).ok_or(())
         })
+    }
+
+    /// The symbol that these tokens are.
+    fn entry<'b>(
+        &self,
+        number: u32,
+        tokens: &[u8],
+        out: &'b mut [u8; MAX_NAME],
+    ) -> Option<Symbol<'b>> {
+        let (kind, name) = self.expand(tokens, out)?.split_first()?;
+        Some(Symbol { number, kind: *kind, name })
     }
 
     /// The numbers of each symbol's tokens, until `each` says false. An error of `each`
     /// says that they are none.
     fn entries(
         &self,
+        reader: impl ReadVirt,
+        each: impl FnMut(u32, &[u8]) -> Result<bool, ()>,
+    ) -> Result<(), KallsymsError> {
+        let mut place = Place { number: 0, at: self.names };
+        self.entries_to(reader, &mut Window::new(), &mut place, self.count, each)
+    }
+
+    /// As [`Kallsyms::entries`], from `place` on and up to a number. `place` is then where
+    /// it ended, for whatever reason.
+    fn entries_to(
+        &self,
         mut reader: impl ReadVirt,
+        window: &mut Window,
+        place: &mut Place,
+        until: u32,
         mut each: impl FnMut(u32, &[u8]) -> Result<bool, ()>,
     ) -> Result<(), KallsymsError> {
         let end = self.names.saturating_add(MAX_NAMES);
-        let mut window = Window::new();
-        let mut at = self.names;
-        for number in 0..self.count {
+        while place.number < until {
+            let at = place.at;
             let odd = KallsymsError::Odd { what: "a name", value: at };
             let (mut len, mut head) = match window.get(&mut reader, at, 1, end)? {
                 Some([len]) => (usize::from(*len), 1),
@@ -214,10 +265,10 @@ impl Kallsyms {
             }
             let entry = window.get(&mut reader, at, head + len, end)?;
             let tokens = entry.and_then(|e| e.get(head..)).ok_or(odd)?;
-            if !each(number, tokens).map_err(|()| odd)? {
+            if !each(place.number, tokens).map_err(|()| odd)? {
                 return Ok(());
             }
-            at += (head + len) as u64;
+            *place = Place { number: place.number + 1, at: at + (head + len) as u64 };
         }
         Ok(())
     }

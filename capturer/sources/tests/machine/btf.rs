@@ -146,6 +146,8 @@ pub enum Form {
 /// The tables of kallsyms.
 pub struct Symbols {
     pub names: Vec<u8>,
+    /// Where each 256th name begins.
+    pub markers: Vec<u8>,
     pub tokens: Vec<u8>,
     pub index: Vec<u8>,
     /// Addresses, or offsets from [`Symbols::base`].
@@ -161,6 +163,7 @@ impl Symbols {
         const LONG: [(u8, &str); 4] = [(1, "_BTF"), (2, "__st"), (3, "Tinit_"), (4, "symbol_")];
         let mut this = Self {
             names: Vec::new(),
+            markers: Vec::new(),
             tokens: Vec::new(),
             index: Vec::new(),
             addresses: Vec::new(),
@@ -176,7 +179,10 @@ impl Symbols {
             }
             this.tokens.push(0);
         }
-        for (address, name) in symbols {
+        for (n, (address, name)) in symbols.iter().enumerate() {
+            if n.is_multiple_of(256) {
+                this.markers.extend(u32::try_from(this.names.len()).unwrap().to_le_bytes());
+            }
             let mut left = format!("T{name}");
             let mut numbers = Vec::new();
             while let Some(first) = left.bytes().next() {
