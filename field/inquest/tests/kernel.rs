@@ -12,7 +12,7 @@ mod machine;
 use lifeboat_inquest::kernel::{Aids, KernelError};
 use lifeboat_inquest::{Fault, Hole, Kernel, Pfn, PhysAddr};
 use machine::btf::STRUCT;
-use machine::{DIRECT, IMAGE, VMALLOC, VMEMMAP, World, open, pfn, types};
+use machine::{DIRECT, IMAGE, KALLSYMS, Ram, VMALLOC, VMEMMAP, World, open, pfn, types};
 
 #[test]
 fn symbols_members_and_numbers() {
@@ -257,4 +257,135 @@ fn witnesses_that_differ_are_refused() {
     other[at..at + lies.len()].copy_from_slice(lies);
     let error = Kernel::open(&ram, &other).unwrap_err();
     assert_eq!(error, KernelError::Odd { what: "SIZE(page)", value: 56 });
+}
+
+/// Symbols before and behind those that a kernel needs, some pages of names each.
+const MANY: u64 = 1600;
+
+/// Address of one of them.
+fn many(n: u64) -> u64 {
+    IMAGE + n * 8 + if n < MANY { 0 } else { 0x20_0000 }
+}
+
+fn with_many() -> World {
+    let mut world = World::new();
+    world.symbols.extend((0..2 * MANY).map(|n| (many(n), format!("symbol_{n}"))));
+    // VMCOREINFO knows these: two of them must be there.
+    world.symbols.retain(|(_, name)| name != "_stext" && name != "prb");
+    for (at, name) in [(0x3f_0000, "_stext"), (0x3f_0008, "prb")] {
+        world.symbols.insert((IMAGE + at, name.to_owned()));
+    }
+    world
+}
+
+/// Loses a page of the tables of symbols, by its number; page 1 is the first one of names, 20
+/// the first one of addresses.
+fn lose(ram: &mut Ram, page: u64) {
+    ram.bad.insert(KALLSYMS / 4096 + page, Hole::Damaged);
+}
+
+/// Which of the many a kernel has, each of them in its place.
+fn served(kernel: &Kernel<'_>) -> Vec<u64> {
+    let there = |n: &u64| match kernel.symbol(&format!("symbol_{n}")) {
+        Some(at) => {
+            assert_eq!(at, many(*n), "{n}");
+            true
+        }
+        None => false,
+    };
+    (0..2 * MANY).filter(there).collect()
+}
+
+#[test]
+fn names_before_and_behind_a_hole_are_served() {
+    for (sequences, page) in [(false, 2), (true, 2), (false, 1), (false, 4)] {
+        let mut world = with_many();
+        world.sequences = sequences;
+        let (mut ram, notes) = world.finish();
+        assert_eq!(open(&ram, &notes).damage(), Vec::<String>::new());
+        lose(&mut ram, page);
+        let kernel = open(&ram, &notes);
+        let there = served(&kernel);
+        let lost = 2 * MANY - there.len() as u64;
+        // A name takes 4 to 7 bytes, and up to 255 names lie before the next marker.
+        assert!((4096 / 7..4096 / 4 + 256).contains(&lost), "{lost}");
+        let told = kernel.damage();
+        assert!(told[0].starts_with(&format!("symbols: {lost} of 32")), "{told:?}");
+        // One hole: all before it are there, and all from a marker on.
+        let first = (0..).zip(&there).find(|(n, there)| n != *there);
+        let (first, behind) = first.map_or((0, 0), |(n, there)| (n, *there));
+        assert_eq!(behind, first + lost, "page {page}");
+        let symbol = format!("symbol_{}", first + 9);
+        let error = kernel.need(&symbol).unwrap_err();
+        let lost = u32::try_from(lost).unwrap();
+        assert_eq!(error, KernelError::LostSymbol { name: symbol, lost });
+        assert!(error.to_string().contains("\nhint: `--vmlinux FILE`"), "{error}");
+        assert!(kernel.known("none").is_err());
+        assert_eq!(kernel.known("nr_cpu_ids").unwrap(), kernel.symbol("nr_cpu_ids"));
+    }
+}
+
+#[test]
+fn names_whose_addresses_are_lost_are_told() {
+    let mut world = with_many();
+    world.symbols.insert((many(0) + 1, "twice".to_owned()));
+    world.symbols.insert((many(3199) + 1, "twice".to_owned()));
+    let (mut ram, notes) = world.finish();
+    let symbols = open(&ram, &notes).symbols("twice").len();
+    assert_eq!(symbols, 2);
+    for page in [22, 23] {
+        lose(&mut ram, page);
+    }
+    let kernel = open(&ram, &notes);
+    let there = served(&kernel).len() as u64;
+    assert_eq!(there, served(&kernel).last().unwrap() + 1);
+    // Of two the second one's address is lost: the first one is not the only one for that.
+    assert_eq!(kernel.symbols("twice").len(), 1);
+    assert_eq!(kernel.symbol("twice"), None);
+    assert!(matches!(kernel.need("twice"), Err(KernelError::LostSymbol { .. })));
+    // That there is no such symbol is not certain, even where no name is lost.
+    assert!(matches!(kernel.need("symbol_3199"), Err(KernelError::LostSymbol { .. })));
+}
+
+#[test]
+fn what_cannot_do_without_a_lost_symbol_says_so() {
+    let (mut ram, notes) = with_many().finish();
+    lose(&mut ram, 3);
+    // Its value may be anything: where it would be by default is a guess.
+    let error = Kernel::open(&ram, &notes).unwrap_err();
+    assert!(
+        matches!(&error, KernelError::LostSymbol { name, .. } if name == "page_offset_base"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("\nhint: `--vmlinux FILE`"), "{error}");
+    // Tokens, their index, and the markers where they are needed.
+    for pages in [&[16][..], &[18], &[0], &[2, 15]] {
+        let (mut ram, notes) = with_many().finish();
+        pages.iter().for_each(|page| lose(&mut ram, *page));
+        let error = Kernel::open(&ram, &notes).unwrap_err();
+        assert!(matches!(error, KernelError::Symbols(_)), "{pages:?}: {error}");
+        assert!(error.to_string().contains("\nhint: `--vmlinux FILE`"), "{error}");
+    }
+    // Markers are of no use where no name is lost.
+    let (mut ram, notes) = with_many().finish();
+    lose(&mut ram, 15);
+    assert_eq!(served(&open(&ram, &notes)).len() as u64, 2 * MANY);
+}
+
+#[test]
+fn markers_that_differ_from_the_names_are_refused() {
+    // One that leads to the middle of a name, in front of the hole and behind it; and one
+    // that leads nowhere.
+    for (marker, to) in [(1, None), (10, None), (4, Some(0xffff_fff0u32))] {
+        let (mut ram, notes) = with_many().finish();
+        lose(&mut ram, 2);
+        let markers = (2 * MANY).div_ceil(256) * 4;
+        let at = KALLSYMS + 0x1_0000 - markers.next_multiple_of(8) + marker * 4;
+        let at = usize::try_from(at).unwrap();
+        let old = u32::from_le_bytes(ram.bytes[at..at + 4].try_into().unwrap());
+        let new = to.unwrap_or(old + 1);
+        ram.bytes[at..at + 4].copy_from_slice(&new.to_le_bytes());
+        let error = Kernel::open(&ram, &notes).unwrap_err();
+        assert!(matches!(error, KernelError::Symbols(_)), "{error}");
+    }
 }

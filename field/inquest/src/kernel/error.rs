@@ -54,6 +54,16 @@ pub enum KernelError {
         "the dead kernel has no one symbol {0}\nhint: it was built without CONFIG_KALLSYMS_ALL, or is too new; `--vmlinux FILE` names them instead"
     )]
     Symbol(String),
+    /// There may be such a symbol, but the dump lacks memory that told of it.
+    #[error(
+        "the symbol {name} is not among those left of the dead kernel's; {lost} are lost with memory that the dump lacks\nhint: `--vmlinux FILE` names them instead"
+    )]
+    LostSymbol {
+        /// Its name.
+        name: String,
+        /// How many are lost.
+        lost: u32,
+    },
     /// The types cannot be read.
     #[error(
         "types of the dead kernel: {}\nhint: `--btf FILE` or `--vmlinux FILE` tells them instead",

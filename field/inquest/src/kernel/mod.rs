@@ -92,8 +92,7 @@ impl<'m> Kernel<'m> {
     /// or where several are called so, since any of them would be a guess.
     #[must_use]
     pub fn symbol(&self, name: &str) -> Option<u64> {
-        let own = self.symbols.all(name).next();
-        if own.is_some() {
+        if self.symbols.has(name) {
             return self.symbols.only(name);
         }
         self.modules().symbols.only(name)
@@ -102,9 +101,28 @@ impl<'m> Kernel<'m> {
     /// As [`Kernel::symbol`].
     ///
     /// # Errors
-    /// [`KernelError::Symbol`].
+    /// [`KernelError::Symbol`], [`KernelError::LostSymbol`].
     pub fn need(&self, name: &str) -> Result<u64, KernelError> {
-        self.symbol(name).ok_or_else(|| KernelError::Symbol(name.to_owned()))
+        self.known(name)?.ok_or_else(|| KernelError::Symbol(name.to_owned()))
+    }
+
+    /// As [`Kernel::symbol`], where it matters that there is none: a symbol that may be lost
+    /// is an error.
+    ///
+    /// # Errors
+    /// [`KernelError::LostSymbol`].
+    pub fn known(&self, name: &str) -> Result<Option<u64>, KernelError> {
+        let found = self.symbol(name);
+        match self.symbols.lost(name).filter(|_| found.is_none()) {
+            Some(lost) => Err(lost),
+            None => Ok(found),
+        }
+    }
+
+    /// What is lost of the kernel's symbols, for a report.
+    #[must_use]
+    pub fn damage(&self) -> Vec<String> {
+        self.symbols.damage().into_iter().collect()
     }
 
     /// Every symbol of a name: those of vmlinux, then those of modules.

@@ -175,7 +175,7 @@ impl Modules {
 }
 
 fn own_symbol(kernel: &Kernel<'_>, name: &str) -> Result<u64, KernelError> {
-    kernel.symbols.only(name).ok_or_else(|| KernelError::Symbol(name.to_owned()))
+    kernel.symbols.need(name)
 }
 
 /// Symbols of an ELF table that are defined.

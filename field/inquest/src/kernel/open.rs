@@ -114,6 +114,11 @@ fn base(
     fixed: Fixed,
 ) -> Result<u64, KernelError> {
     let Some(addr) = symbols.only(what) else {
+        // Without the variable a kernel has it in one place; where the variable is lost, it
+        // may be anywhere.
+        if let Some(lost) = symbols.lost(what) {
+            return Err(lost);
+        }
         return Ok(if pages.space.levels() == 5 { fixed.1 } else { fixed.0 });
     };
     let mut raw = [0; 8];
@@ -145,8 +150,9 @@ fn blob(pages: &Pages<'_>, symbols: &Symbols, aids: &Aids) -> Result<Blob, Kerne
     if let Some(given) = &aids.btf {
         return Blob::new(given).map_err(KernelError::Types);
     }
-    let ends = symbols.only("__start_BTF").zip(symbols.only("__stop_BTF"));
-    let (start, stop) = ends.ok_or(KernelError::NoTypes)?;
+    let end =
+        |name| symbols.only(name).ok_or_else(|| symbols.lost(name).unwrap_or(KernelError::NoTypes));
+    let (start, stop) = (end("__start_BTF")?, end("__stop_BTF")?);
     let what = "__stop_BTF";
     let len = stop.checked_sub(start).filter(|len| *len <= MAX_LEN);
     let len = len.and_then(|len| usize::try_from(len).ok());

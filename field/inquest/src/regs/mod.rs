@@ -237,7 +237,7 @@ fn depth(kernel: &Kernel<'_>, stack: Field) -> Result<u64, KernelError> {
 
 /// Per-CPU addresses of the top of the running thread's stack, and of the thread.
 fn per_cpu_places(kernel: &Kernel<'_>) -> Result<(u64, u64), KernelError> {
-    if let Some(hot) = kernel.symbol("pcpu_hot") {
+    if let Some(hot) = kernel.known("pcpu_hot")? {
         let top = kernel.field("pcpu_hot", "top_of_stack")?;
         let current = kernel.field("pcpu_hot", "current_task")?;
         // Members of a small struct: no sum overflows.

@@ -64,7 +64,7 @@ impl Zswap {
     /// # Errors
     /// [`KernelError`]: it has one that is too different.
     pub(super) fn new(kernel: &Kernel<'_>) -> Result<Option<Self>, KernelError> {
-        let Some(trees) = kernel.symbol("zswap_trees") else { return Ok(None) };
+        let Some(trees) = kernel.known("zswap_trees")? else { return Ok(None) };
         let entry = |path| kernel.field("zswap_entry", path);
         let tree = match kernel.size("zswap_tree") {
             Ok(size) => Tree::Rb {
@@ -86,7 +86,7 @@ impl Zswap {
         };
         Ok(Some(Self {
             trees,
-            counts: kernel.symbol("nr_zswap_trees"),
+            counts: kernel.known("nr_zswap_trees")?,
             tree,
             key,
             length: entry("length")?,

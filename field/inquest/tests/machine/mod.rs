@@ -34,7 +34,7 @@ const TABLES: u64 = 0x1000;
 const TOP: u64 = 0x10_0000;
 /// Variables of the image.
 const VARS: u64 = 0x10_2000;
-const KALLSYMS: u64 = 0x11_0000;
+pub const KALLSYMS: u64 = 0x11_0000;
 const BTF: u64 = 0x14_0000;
 /// `struct page`s: 4096 of them.
 const MAP: u64 = 0x20_0000;
@@ -83,6 +83,8 @@ pub struct World {
     pub symbols: BTreeSet<(u64, String)>,
     next: u64,
     vars: u64,
+    /// Whether the symbols' order by name lies behind the markers, as from 6.2 to 6.3.
+    pub sequences: bool,
     /// Types of vmlinux; those of a module are added behind.
     pub types: Types,
 }
@@ -95,6 +97,7 @@ impl World {
             symbols: BTreeSet::new(),
             next: OBJECTS,
             vars: VARS,
+            sequences: false,
             types: types::vmlinux(),
         };
         this.page_tables();
@@ -255,6 +258,12 @@ impl World {
         self.put32(at(0), tables.count);
         self.put(at(8), tables.base);
         self.write(at(0x1000), &tables.names);
+        // Right before the tokens, or the order by name.
+        let sequences = (u64::from(tables.count) * 3).next_multiple_of(8);
+        let behind = (tables.markers.len() as u64).next_multiple_of(8)
+            + if self.sequences { sequences } else { 0 };
+        assert!(0x1000 + tables.names.len() as u64 + behind <= 0x1_0000);
+        self.write(at(0x1_0000 - behind), &tables.markers);
         self.write(at(0x1_0000), &tables.tokens);
         self.write(at(0x1_2000), &tables.index);
         self.write(at(0x1_4000), &tables.addresses);

@@ -54,9 +54,11 @@ pub(crate) fn ask(asked: &dyn Question, question: impl FnOnce(&Kernel<'_>) -> En
 /// All processes; what is damaged is told on stderr.
 pub(crate) fn processes(kernel: &Kernel<'_>) -> Result<(Vec<Process>, Vec<String>), Failure> {
     let found = tasks::tasks(kernel);
-    let damage = told("tasks", &found);
+    let mut damage = kernel.damage();
+    damage.iter().for_each(warn);
+    damage.extend(told("tasks", &found));
     if found.items.is_empty() {
-        let first = damage.first().cloned().unwrap_or_default();
+        let first = damage.last().cloned().unwrap_or_default();
         return Err(Failure::new(format!("no task can be found: {first}"))
             .hint("the dump lacks the kernel's memory; `lifeboat verify` says what is missing"));
     }
