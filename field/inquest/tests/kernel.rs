@@ -225,6 +225,12 @@ fn what_is_missing_is_named() {
     aids.btf = Some(types);
     let helped = Kernel::open_with(&bare, &notes_too, &aids).unwrap();
     assert_eq!(helped.size("page"), Ok(64));
+    // The same where a page of them is lost.
+    bare.bad.insert(btf as u64 / 4096, Hole::Damaged);
+    let error = Kernel::open(&bare, &notes_too).unwrap_err();
+    assert!(error.to_string().contains("in a damaged part of the dump"), "{error}");
+    assert!(error.to_string().contains("\nhint: `--btf FILE`"), "{error}");
+    assert_eq!(Kernel::open_with(&bare, &notes_too, &aids).unwrap().size("page"), Ok(64));
     // Symbols of a file: they must be that kernel's.
     let symbols = open(&ram, &notes);
     let at = symbols.symbol("init_uts_ns").unwrap();

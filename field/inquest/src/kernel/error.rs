@@ -70,6 +70,11 @@ pub enum KernelError {
         first(.0)
     )]
     Types(BtfError),
+    /// The dump lacks memory that the types lie in.
+    #[error(
+        "types of the dead kernel at {0}\nhint: `--btf FILE` or `--vmlinux FILE` tells them instead"
+    )]
+    LostTypes(Fault),
     /// It carries no types.
     #[error(
         "the dead kernel carries no types: it has no symbols __start_BTF and __stop_BTF\nhint: it was built without CONFIG_DEBUG_INFO_BTF; `--btf FILE` or `--vmlinux FILE` tells them instead"

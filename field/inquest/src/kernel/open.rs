@@ -10,7 +10,7 @@ use super::pages::{Direct, Pages, Reader};
 use super::symbols::{Symbols, hash};
 use super::types::{Blob, Types};
 use super::vmlinux::Aids;
-use super::{Fault, Kernel, KernelError};
+use super::{Kernel, KernelError};
 
 /// Highest address that a table of the kernel may end at: vmemmap and all that is random
 /// lies below the CPU entry area (`Documentation/arch/x86/x86_64/mm.rst`).
@@ -157,8 +157,10 @@ fn blob(pages: &Pages<'_>, symbols: &Symbols, aids: &Aids) -> Result<Blob, Kerne
     let len = stop.checked_sub(start).filter(|len| *len <= MAX_LEN);
     let len = len.and_then(|len| usize::try_from(len).ok());
     let mut raw = vec![0; len.ok_or(KernelError::Odd { what, value: stop })?];
-    let lost = |fault: Fault| KernelError::Memory { what: "BTF", fault };
-    pages.virt(start, &mut raw).map_err(lost)?;
+    // No page of it can be done without: where types follow one another without a mark, a
+    // hole ends them; and a member whose name is lost would pass for one that is not there,
+    // by which older kernels are told from newer ones.
+    pages.virt(start, &mut raw).map_err(KernelError::LostTypes)?;
     Blob::new(&raw).map_err(KernelError::Types)
 }
 
