@@ -6,24 +6,28 @@ mod machine;
 
 use common::cmd;
 use machine::people::{ARGS, make, map, swap};
-use machine::{DIRECT, MEMORY, World};
+use machine::{DIRECT, IMAGE, KALLSYMS, MEMORY, World};
 use serde_json::Value;
 use std::path::Path;
 
-/// An ELF vmcore of the machine.
-fn vmcore(world: World) -> Vec<u8> {
+/// An ELF vmcore of the machine, without one page of it.
+fn vmcore(world: World, lost: u64) -> Vec<u8> {
     let (ram, notes) = world.finish();
     let mut out = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x04\0\x3e\0\x01\0\0\0".to_vec();
     for word in [0, 64u64, 0] {
         out.extend(word.to_le_bytes());
     }
-    for half in [0, 0, 64, 56, 2, 0, 0, 0u16] {
+    for half in [0, 0, 64, 56, 3, 0, 0, 0u16] {
         out.extend(half.to_le_bytes());
     }
     let len = notes.len() as u64;
-    for (kind, words) in
-        [(4u32, [1024, 0, 0, len, len, 0]), (1, [8192, DIRECT, 0, MEMORY, MEMORY, 0])]
-    {
+    let memory = |from, to| [8192 + from, DIRECT + from, from, to - from, to - from, 0];
+    let lost = lost * 4096;
+    for (kind, words) in [
+        (4u32, [1024, 0, 0, len, len, 0]),
+        (1, memory(0, lost)),
+        (1, memory((lost + 4096).min(MEMORY), MEMORY)),
+    ] {
         out.extend(kind.to_le_bytes());
         out.extend(7u32.to_le_bytes());
         words.iter().for_each(|w: &u64| out.extend(w.to_le_bytes()));
@@ -36,8 +40,13 @@ fn vmcore(world: World) -> Vec<u8> {
 }
 
 fn dump(world: World) -> tempfile::TempDir {
+    // Page 0 holds nothing.
+    dump_without(world, 0)
+}
+
+fn dump_without(world: World, lost: u64) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("vmcore"), vmcore(world)).unwrap();
+    std::fs::write(dir.path().join("vmcore"), vmcore(world, lost)).unwrap();
     let recipient = cmd(dir.path(), "keygen -o @/key").exits(0).out.trim().to_owned();
     cmd(dir.path(), &format!("capture --from @/vmcore --to @/dump --recipient {recipient}"))
         .exits(0);
@@ -111,6 +120,28 @@ fn a_damaged_machine_serves_the_rest() {
     let all = json(d, "ps @/dump -i @/key --json", 3);
     assert_eq!(all["processes"].as_array().unwrap().len(), 3);
     assert_eq!(all["damage"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_machine_that_lost_names_serves_the_rest() {
+    let mut made = make();
+    made.world.symbols.extend((0..1600).map(|n| (IMAGE + n * 8, format!("symbol_{n}"))));
+    // The second page of names.
+    let dir = dump_without(made.world, KALLSYMS / 4096 + 2);
+    let d = dir.path();
+    let all = json(d, "ps @/dump -i @/key --json", 3);
+    assert_eq!(all["processes"].as_array().unwrap().len(), 3);
+    let damage = all["damage"].as_array().unwrap();
+    assert!(damage[0].as_str().unwrap().starts_with("symbols: 8"), "{damage:?}");
+    assert_eq!(damage.len(), 1);
+    let told = cmd(d, "ps @/dump -i @/key").exits(3).err;
+    assert!(told.contains("are lost with memory"), "{told}");
+    // Where all names are needed that are lost, it says how to help.
+    let mut made = make();
+    made.world.symbols.extend((0..1000).map(|n| (IMAGE + n * 8, format!("symbol_{n}"))));
+    let dir = dump_without(made.world, KALLSYMS / 4096 + 2);
+    let d = dir.path();
+    cmd(d, "ps @/dump -i @/key").exits(1).complains("hint: `--vmlinux FILE`");
 }
 
 #[test]
