@@ -144,6 +144,8 @@ fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
 pub struct Report {
     /// Pages by kind.
     pub pages: BTreeMap<String, u64>,
+    /// Whether all mappings were found: of others, no hole tells.
+    pub all_mappings: bool,
     holes: Vec<(Range<u64>, String)>,
 }
 
@@ -159,6 +161,8 @@ impl Report {
         for (kind, n) in json.get("pages").and_then(Value::as_object).ctx("`pages`")? {
             out.pages.insert(kind.clone(), n.as_u64().ctx(kind)?);
         }
+        let all = json.get("all_mappings").and_then(Value::as_bool);
+        out.all_mappings = all.ctx("`all_mappings`")?;
         for hole in json.get("holes").and_then(Value::as_array).ctx("`holes`")? {
             let get = |key: &str| hole.get(key).and_then(Value::as_u64).ctx(key);
             let (at, pages) = (get("address")?, get("pages")?);
@@ -173,8 +177,9 @@ impl Report {
     #[must_use]
     pub fn why(&self, at: u64) -> Option<&str> {
         let behind = self.holes.partition_point(|(r, _)| r.start <= at);
-        let (range, reason) = self.holes.get(behind.checked_sub(1)?)?;
-        range.contains(&at).then_some(reason.as_str())
+        let hole = behind.checked_sub(1).and_then(|n| self.holes.get(n));
+        let lost = (!self.all_mappings).then_some("in a mapping that was not found");
+        hole.filter(|(range, _)| range.contains(&at)).map(|(_, why)| why.as_str()).or(lost)
     }
 }
 

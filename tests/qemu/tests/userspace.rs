@@ -131,6 +131,7 @@ fn pages(dead: &Dead) -> Res<(Verdict, BTreeMap<String, u64>)> {
     let (mut all, mut places) = (Verdict::default(), BTreeMap::new());
     for process in &dead.record.processes {
         let (core, report) = dead.core(process.pid)?;
+        ensure(report.all_mappings, format_args!("mappings of {} are lost", process.pid))?;
         let moving = dead.left.program("spin")?;
         let moving = (moving.pid == process.pid).then(|| moving.fact("moving")).transpose()?;
         let terms = Terms { record: &dead.record, lost_swap: SWAPFILE, moving };
@@ -478,7 +479,10 @@ fn damaged(dead: &Dead) -> Res<()> {
         println!("damage {case}: ps exits with {}, core with {}", ps.code, taken.code);
         if matches!(taken.code, 0 | 3) {
             let core = UserCore::open(&core)?;
-            let verdict = compare(&core, process, &Report::read(&report)?, &terms)?;
+            let report = Report::read(&report)?;
+            let told = report.all_mappings || taken.code == 3;
+            ensure(told, format_args!("damage {case}: mappings are lost, and the exit code is 0"))?;
+            let verdict = compare(&core, process, &report, &terms)?;
             print!("{}", verdict.table());
             verdict.honest()?;
             served += verdict.equal("");

@@ -94,6 +94,9 @@ pub struct Dead<'a, 'k, 'm> {
     /// saw it. The notes of a core file tell it as the process did, which may have had
     /// another root directory.
     pub paths: Vec<(u64, Path)>,
+    /// Whether all of its mappings were found. What is not, no hole tells of: nobody knows
+    /// its addresses.
+    pub whole: bool,
     /// What is not known or was wrong of its mappings and files, in words.
     pub problems: Vec<String>,
     /// What is not known or was wrong of its threads, in words.
@@ -171,6 +174,7 @@ impl<'k, 'm> Tools<'k, 'm> {
         let tables = Tables::open(self.kernel, mm);
         let tables = tables.map_err(|damage| ProcessError::Tables { pid, name: name(), damage })?;
         let found = mm::vmas(self.kernel, mm);
+        let (whole, all) = (found.is_whole(), found.items.len());
         for damage in &found.damage {
             tell(&mut problems, format!("a mapping is missing: {damage}"));
         }
@@ -195,7 +199,9 @@ impl<'k, 'm> Tools<'k, 'm> {
             files,
             mappings: memory.segments(),
         };
-        Ok(Dead { process, memory, paths, problems, thread_problems })
+        // One that lies within another cannot be, and was left out.
+        let whole = whole && memory.maps().len() == all;
+        Ok(Dead { process, memory, paths, whole, problems, thread_problems })
     }
 
     /// Threads with registers, the leader first. One without is told, and left out: a

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Core) -> Ended {
     }
     let report = args.report.as_deref().map(|p| Output::create(p, args.force)).transpose()?;
     super::ask(args, |kernel| {
-        let (processes, _) = super::processes(kernel)?;
+        let (processes, damage) = super::processes(kernel)?;
         let tools = Tools::new(kernel).plain()?;
         for words in tools.problems() {
             warn(safe(words));
@@ -41,7 +41,11 @@ pub(crate) fn run(args: &Core) -> Ended {
                 let (value, outcome) = one(kernel, &tools, process, &args.output, args.force)?;
                 (value, outcome)
             }
-            None => several(kernel, &tools, &processes, args)?,
+            None => {
+                let (value, outcome) = several(kernel, &tools, &processes, args)?;
+                // Some that were meant may be among those that were not found.
+                (value, if damage.is_empty() { outcome } else { Outcome::Partial })
+            }
         };
         if let Some(report) = report {
             let text = serde_json::to_string_pretty(&told).context("JSON")?;
@@ -122,9 +126,12 @@ fn one(
     let report = report.context(path.display())?;
     out.finish()?;
     tell_user(process, path, &report);
-    let lost = report.lost_pages() > 0 || dead.process.threads.len() < process.threads.len();
+    let lost = report.lost_pages() > 0
+        || dead.process.threads.len() < process.threads.len()
+        || !dead.whole
+        || !dead.problems.is_empty();
     let outcome = if lost { Outcome::Partial } else { Outcome::Good };
-    Ok((json(process, path, &report, &problems), outcome))
+    Ok((json(process, path, &report, (dead.whole, &problems)), outcome))
 }
 
 /// Pages that may be looked at: all of memory and swap four times, since memory that is
@@ -156,7 +163,12 @@ fn tell_user(process: &Process, path: &Path, report: &Report) {
     }
 }
 
-fn json(process: &Process, path: &Path, report: &Report, problems: &[String]) -> Value {
+fn json(
+    process: &Process,
+    path: &Path,
+    report: &Report,
+    (whole, problems): (bool, &[String]),
+) -> Value {
     let pages: BTreeMap<&str, u64> = report.pages.iter().map(|(o, n)| (o.name(), *n)).collect();
     let missing: BTreeMap<String, u64> =
         report.missing.iter().map(|(why, n)| (why.to_string(), *n)).collect();
@@ -173,6 +185,8 @@ fn json(process: &Process, path: &Path, report: &Report, problems: &[String]) ->
         "segments": report.segments,
         "pages": pages,
         "missing": missing,
+        // Of a mapping that was not found, no hole tells.
+        "all_mappings": whole,
         "holes": holes,
         "problems": problems,
     })
