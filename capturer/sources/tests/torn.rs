@@ -12,7 +12,7 @@
 mod btf;
 
 use btf::{Form, Symbols};
-use lifeboat_sources::kallsyms::{Kallsyms, KallsymsError};
+use lifeboat_sources::kallsyms::{Kallsyms, KallsymsError, Symbol};
 use lifeboat_sources::paging::{Image, PagingError, ReadVirt};
 use lifeboat_sources::vmcoreinfo::VmcoreInfo;
 use proptest::prelude::*;
@@ -87,18 +87,18 @@ proptest! {
             bytes[at] = byte;
         }
         let mut reader = Torn(Image { base: BASE, bytes: &bytes }, &lost);
-        let table = match Kallsyms::open_torn(&info, &mut reader) {
-            Ok(table) => table,
+        let mut seen = Vec::new();
+        let each = |s: Symbol<'_>| seen.push((s.number, s.name.to_vec()));
+        let lost = match Kallsyms::open_torn(&info, &mut reader, each) {
+            Ok((_, lost)) => lost,
             Err(KallsymsError::Memory(_) | KallsymsError::Unconfirmed) => return Ok(()),
             Err(why) => {
                 prop_assert!(wild.is_some(), "{why}");
                 return Ok(());
             }
         };
-        let mut seen = Vec::new();
-        let lost = table.walk_torn(&mut reader, |s| seen.push((s.number, s.name.to_vec())));
         if wild.is_none() {
-            prop_assert_eq!(lost.unwrap() as usize + seen.len(), list.len());
+            prop_assert_eq!(lost as usize + seen.len(), list.len());
             prop_assert!(seen.is_sorted());
             for (number, name) in seen {
                 prop_assert_eq!(name, list[number as usize].1.as_bytes());

@@ -28,22 +28,27 @@ const _: () = assert!(2 + MAX_NAME == 515, "the longest name, and its length");
 impl Kallsyms {
     /// As [`Kallsyms::open`], of a table that may lack pages of its names and addresses.
     /// What the walk of an undamaged table does not need is read where it is damaged only.
+    /// On the way `each` gets every symbol whose name is there, in order; how many are not
+    /// is given with the table. Allocates at most 384 KiB more than the table keeps.
     ///
     /// # Errors
-    /// [`KallsymsError`]; of memory where tokens or markers are lost.
+    /// [`KallsymsError`], at the first name that cannot be, and where markers are lost or
+    /// say something else than the names; of memory where tokens or markers are lost.
     pub fn open_torn(
         info: &VmcoreInfo<'_>,
         mut reader: impl ReadVirt,
-    ) -> Result<Self, KallsymsError> {
+        mut each: impl FnMut(Symbol<'_>),
+    ) -> Result<(Self, u32), KallsymsError> {
         let (mut this, other) = Self::tables(info, &mut reader)?;
         let mut known = [None::<(u32, u32)>; KNOWN.len()];
-        this.walk_torn(&mut reader, |symbol| {
+        let lost = this.walk_torn(&mut reader, |symbol| {
             for (want, slot) in KNOWN.iter().zip(&mut known) {
                 if want.as_bytes() == symbol.name {
                     let (_, count) = slot.get_or_insert((symbol.number, 0));
                     *count += 1;
                 }
             }
+            each(symbol);
         })?;
         // One whose address is lost says nothing.
         for slot in &mut known {
@@ -54,16 +59,11 @@ impl Kallsyms {
             }
         }
         this.settle(other, |this| this.check(info, &mut reader, &known))?;
-        Ok(this)
+        Ok((this, lost))
     }
 
-    /// Every symbol whose name is there, in order. Gives how many are not. Allocates at
-    /// most 384 KiB; keeps nothing.
-    ///
-    /// # Errors
-    /// [`KallsymsError`], at the first name that cannot be, and where markers are lost or
-    /// say something else than the names.
-    pub fn walk_torn(
+    /// Every symbol whose name is there, in order. Gives how many are not.
+    fn walk_torn(
         &self,
         mut reader: impl ReadVirt,
         mut each: impl FnMut(Symbol<'_>),

@@ -45,13 +45,9 @@ impl Symbols {
         mut reader: impl ReadVirt,
     ) -> Result<Self, KallsymsError> {
         let mut reader = Failing { reader: &mut reader, last: None };
-        let table = match Kallsyms::open(info, &mut reader, &[]) {
-            Err(KallsymsError::Memory(_)) => Kallsyms::open_torn(info, &mut reader)?,
-            opened => opened?.0,
-        };
         let mut list = Vec::new();
         let each = |symbol: Symbol<'_>| list.push((hash(symbol.name), u64::from(symbol.number)));
-        let nameless = table.walk_torn(&mut reader, each)?;
+        let (table, nameless) = Kallsyms::open_torn(info, &mut reader, each)?;
         let (mut homeless, mut failed) = (Vec::new(), None);
         // From its number to its address.
         list.retain_mut(|(hash, place)| {
