@@ -4,15 +4,21 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-pub(crate) fn le16(bytes: &[u8], at: usize) -> Option<u16> {
+/// 16 bits at byte `at`.
+#[must_use]
+pub fn le16(bytes: &[u8], at: usize) -> Option<u16> {
     array(bytes, at).map(u16::from_le_bytes)
 }
 
-pub(crate) fn le32(bytes: &[u8], at: usize) -> Option<u32> {
+/// 32 bits at byte `at`.
+#[must_use]
+pub fn le32(bytes: &[u8], at: usize) -> Option<u32> {
     array(bytes, at).map(u32::from_le_bytes)
 }
 
-pub(crate) fn le64(bytes: &[u8], at: usize) -> Option<u64> {
+/// 64 bits at byte `at`.
+#[must_use]
+pub fn le64(bytes: &[u8], at: usize) -> Option<u64> {
     array(bytes, at).map(u64::from_le_bytes)
 }
 

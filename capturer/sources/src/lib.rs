@@ -16,6 +16,7 @@
 //! | [`memory`] | [`memory::OldMemory`], the trait of both memory sources |
 //! | [`oldmem`], [`vmcore`] | `/dev/oldmem`; `/proc/vmcore` and vmcore files |
 //! | [`gpt`], [`mbr`] | partition tables |
+//! | [`bytes`] | numbers in bytes of unknown length |
 //! | [`blockdev`] | block devices by sysfs, and finding one by a selector |
 //! | [`swap`], [`swapread`] | swap headers and swap devices; their pages |
 //!
@@ -26,7 +27,7 @@
 
 pub mod blockdev;
 pub mod btf;
-mod bytes;
+pub mod bytes;
 pub mod elfcorehdr;
 pub mod gpt;
 pub mod kallsyms;

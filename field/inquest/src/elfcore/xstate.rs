@@ -10,6 +10,8 @@
 //! A component whose bit in `XSTATE_BV` is not set has its initial state, and its bytes in
 //! the area mean nothing: x87 and SSE get what the kernel keeps as initial, others zeros.
 
+use lifeboat_sources::bytes::le64;
+
 /// Bytes of the legacy region.
 pub const LEGACY: usize = 512;
 /// Bytes of legacy region and header: where components begin in the compacted format.
@@ -120,10 +122,6 @@ impl Layout {
     }
 }
 
-fn word(raw: &[u8], at: usize) -> Option<u64> {
-    raw.get(at..at.checked_add(8)?)?.try_into().ok().map(u64::from_le_bytes)
-}
-
 /// Copies `range` of `from` to the same place of `to`, as far as both have it.
 fn copy(to: &mut [u8], from: &[u8], range: std::ops::Range<usize>) {
     if let (Some(to), Some(from)) = (to.get_mut(range.clone()), from.get(range)) {
@@ -135,7 +133,7 @@ fn copy(to: &mut [u8], from: &[u8], range: std::ops::Range<usize>) {
 /// `None` if it is too short.
 #[must_use]
 pub fn legacy(raw: &[u8], layout: &Layout) -> Option<Vec<u8>> {
-    let held = word(raw, LEGACY)? & layout.user;
+    let held = le64(raw, LEGACY)? & layout.user;
     let mut out = vec![0; LEGACY];
     let pick = |bits: u64| if held & bits == 0 { layout.initial.as_slice() } else { raw };
     // Control words; MXCSR and its mask, which SSE and AVX share; x87 registers; XMM.
@@ -156,8 +154,8 @@ pub fn standard(raw: &[u8], layout: &Layout, pkru: u32) -> Result<Vec<u8>, Xstat
     let mut out = legacy(raw, layout).ok_or(short(0))?;
     out.resize(layout.len.clamp(HEAD, MAX_LEN), 0);
     copy(&mut out, &[&[0; 464][..], &layout.software].concat(), SOFTWARE);
-    let here = word(raw, LEGACY).ok_or(short(0))? & layout.user;
-    let held = word(raw, LEGACY + 8).ok_or(short(0))?;
+    let here = le64(raw, LEGACY).ok_or(short(0))? & layout.user;
+    let held = le64(raw, LEGACY + 8).ok_or(short(0))?;
     copy(&mut out, &[&[0; LEGACY][..], &here.to_le_bytes()].concat(), LEGACY..LEGACY + 8);
     for n in (2..COMPONENTS).filter(|n| here >> n & 1 == 1) {
         let (c, range) = layout.standard(n)?;

@@ -3,6 +3,8 @@
 //! It is a note (`NT_GNU_BUILD_ID`) that the linker puts near the start of a file, so that
 //! the first page of it is mostly enough.
 
+use lifeboat_sources::bytes::{le16, le32, le64};
+
 /// Most program headers that are looked at.
 const MAX_HEADERS: u16 = 256;
 /// Most bytes of a segment of notes that are looked at.
@@ -40,18 +42,6 @@ impl Identity {
     }
 }
 
-fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    array(bytes, at).map(u32::from_le_bytes)
-}
-
-fn long(bytes: &[u8], at: usize) -> Option<u64> {
-    array(bytes, at).map(u64::from_le_bytes)
-}
-
 /// Reads the identity of a file. `read` fills a buffer with what lies at an offset of the
 /// file, in bytes, and says whether all of it is there.
 #[must_use]
@@ -65,8 +55,8 @@ pub fn of(mut read: impl FnMut(u64, &mut [u8]) -> bool) -> Identity {
         return Identity::NotElf;
     }
     let places = (|| {
-        let half = |at| array(&head, at).map(u16::from_le_bytes);
-        Some((long(&head, 32)?, half(54)?, half(56)?))
+        let half = |at| le16(&head, at);
+        Some((le64(&head, 32)?, half(54)?, half(56)?))
     })();
     let Some((at, size, count)) = places.filter(|(_, size, _)| *size >= 56) else {
         return Identity::NotElf;
@@ -80,7 +70,7 @@ pub fn of(mut read: impl FnMut(u64, &mut [u8]) -> bool) -> Identity {
             missing = true;
             continue;
         }
-        let found = word(&header, 0).zip(long(&header, 8)).zip(long(&header, 32));
+        let found = le32(&header, 0).zip(le64(&header, 8)).zip(le64(&header, 32));
         let Some(((PT_NOTE, offset), len)) = found else { continue };
         let mut notes = vec![0; usize::try_from(len.min(MAX_NOTES)).unwrap_or(0)];
         if !read(offset, &mut notes) {
@@ -98,9 +88,9 @@ pub fn of(mut read: impl FnMut(u64, &mut [u8]) -> bool) -> Identity {
 fn build_id(notes: &[u8]) -> Option<Vec<u8>> {
     let mut rest = notes;
     loop {
-        let name_len = usize::try_from(word(rest, 0)?).ok()?;
-        let desc_len = usize::try_from(word(rest, 4)?).ok()?;
-        let kind = word(rest, 8)?;
+        let name_len = usize::try_from(le32(rest, 0)?).ok()?;
+        let desc_len = usize::try_from(le32(rest, 4)?).ok()?;
+        let kind = le32(rest, 8)?;
         // From 32 bits: no sum of these overflows.
         let desc_at = 12 + name_len.next_multiple_of(4);
         let name = rest.get(12..12 + name_len)?;

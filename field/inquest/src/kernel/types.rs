@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use lifeboat_sources::btf::{Btf, BtfError, Kind, MAX_LEN, Type};
+use lifeboat_sources::bytes::le32;
 use lifeboat_sources::paging::{PagingError, ReadVirt};
 
 use super::symbols::hash;
@@ -43,10 +44,6 @@ pub struct Field {
 pub(super) struct Blob {
     pub(super) types: Arc<[u8]>,
     pub(super) names: Arc<[u8]>,
-}
-
-fn le32(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_le_bytes)
 }
 
 impl Blob {

@@ -6,6 +6,7 @@
 
 use std::io::{Read, Seek, SeekFrom};
 
+use lifeboat_sources::bytes::{le16, le32, le64};
 use lifeboat_sources::notes::Notes;
 
 /// Most bytes of one section that are read.
@@ -52,18 +53,6 @@ struct Section {
     offset: u64,
     size: u64,
     link: u32,
-}
-
-fn le16(raw: &[u8], at: usize) -> Option<u16> {
-    raw.get(at..at.checked_add(2)?)?.try_into().ok().map(u16::from_le_bytes)
-}
-
-fn le32(raw: &[u8], at: usize) -> Option<u32> {
-    raw.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_le_bytes)
-}
-
-fn le64(raw: &[u8], at: usize) -> Option<u64> {
-    raw.get(at..at.checked_add(8)?)?.try_into().ok().map(u64::from_le_bytes)
 }
 
 impl Aids {

@@ -13,6 +13,8 @@
 
 use std::collections::HashSet;
 
+use lifeboat_sources::bytes::le64;
+
 use crate::kernel::{Field, Kernel, KernelError};
 
 use super::{Damage, Found, sane};
@@ -140,11 +142,7 @@ impl Layout {
         let shape = self.shapes.iter().find(|s| s.kind == kind).ok_or(Damage::Odd(branch.node))?;
         let mut raw = [0; NODE];
         kernel.read(at, &mut raw)?;
-        let word = |offset: u64| {
-            let at = usize::try_from(offset).ok()?;
-            let bytes = raw.get(at..at.checked_add(8)?)?;
-            bytes.try_into().ok().map(u64::from_le_bytes)
-        };
+        let word = |offset: u64| le64(&raw, usize::try_from(offset).ok()?);
         let mut below = Vec::new();
         let mut first = branch.first;
         for n in 0..shape.slots.length {
