@@ -1,14 +1,13 @@
 //! Swap areas: the kernel's `swap_info`, one for each `swapon` (`mm/swapfile.c`).
 
+use std::cmp::Ordering;
+
 use crate::kernel::{Fault, Field, Kernel, KernelError};
 use crate::machine::Hole;
+use crate::mm;
 
 use super::device::{Device, Devices};
-use super::{MAX_DEPTH, SPACE_SHIFT, why};
-
-/// Most swap areas: the type has 5 bits (`MAX_SWAPFILES_SHIFT`), and some of its values are
-/// migration, poison and markers.
-pub(super) const MAX_AREAS: u32 = 32;
+use super::{SPACE_SHIFT, search, why};
 
 /// A swap area in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,25 +84,22 @@ impl Extents {
     /// The [`Hole`] where the tree does not tell.
     pub(super) fn page(&self, kernel: &Kernel<'_>, area: &Area, offset: u64) -> Result<u64, Hole> {
         let get = |object, field| kernel.get(object, field).map_err(why);
-        let mut at = area.extents;
-        for _ in 0..MAX_DEPTH {
-            if at == 0 {
-                break;
-            }
+        let mut inside = 0;
+        let found = search(kernel, area.extents, [self.left, self.right], |at| {
             let extent = at.wrapping_sub(self.node.offset);
             let (first, count) = (get(extent, self.first)?, get(extent, self.count)?);
             let end = first.checked_add(count).ok_or(Hole::Malformed)?;
-            at = if offset < first {
-                get(at, self.left)?
-            } else if offset >= end {
-                get(at, self.right)?
-            } else {
-                let block = get(extent, self.block)?;
-                return block.checked_add(offset - first).ok_or(Hole::Malformed);
-            };
-        }
-        // No extent, or a tree deeper than any is: it leads in a circle.
-        Err(Hole::Malformed)
+            Ok(match offset {
+                before if before < first => Ordering::Greater,
+                behind if behind >= end => Ordering::Less,
+                _ => {
+                    inside = offset - first;
+                    Ordering::Equal
+                }
+            })
+        })?;
+        let extent = found.ok_or(Hole::Malformed)?.wrapping_sub(self.node.offset);
+        get(extent, self.block)?.checked_add(inside).ok_or(Hole::Malformed)
     }
 }
 
@@ -165,12 +161,7 @@ pub(super) fn areas(
     problems: &mut Vec<String>,
 ) -> Result<Vec<Option<Area>>, KernelError> {
     let layout = Layout::new(kernel)?;
-    let what = "nr_swapfiles";
-    let memory = |fault| KernelError::Memory { what, fault };
-    let count = kernel.u32(kernel.need(what)?).map_err(memory)?;
-    if count > MAX_AREAS {
-        return Err(KernelError::Odd { what, value: u64::from(count) });
-    }
+    let count = mm::swapfiles(kernel)?;
     let table = kernel.need("swap_info")?;
     let mut all = Vec::new();
     for number in 0..u8::try_from(count).unwrap_or(0) {

@@ -32,12 +32,13 @@ mod zram;
 mod zsmalloc;
 mod zswap;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use lifeboat_format::PAGE;
 use lifeboat_sources::swap::{Signature, detect};
 
-use crate::kernel::{Fault, Kernel, KernelError};
+use crate::kernel::{Fault, Field, Kernel, KernelError};
 use crate::machine::Hole;
 use crate::mm;
 use crate::walk::{self, Entry};
@@ -244,19 +245,6 @@ impl mm::SwapIn for Swapped<'_, '_> {
     }
 }
 
-/// Fills `out` with the page that a swap entry stands for: as [`Swapped::page`], for a caller
-/// with one entry. Whoever has more keeps a [`Swapped`].
-///
-/// # Errors
-/// The [`Hole`] in its place; [`Hole::Unsupported`] where nothing is known of any swap area.
-pub fn swapped(
-    kernel: &Kernel<'_>,
-    entry: SwapEntry,
-    out: &mut [u8; PAGE],
-) -> Result<Whence, Hole> {
-    Swapped::open(kernel).map_err(|_| Hole::Unsupported)?.page(entry, out)
-}
-
 /// The hole that a structure leaves which cannot be read. A pointer that leads nowhere is
 /// damage of whatever it was read from, not a page that the process never had.
 fn why(fault: Fault) -> Hole {
@@ -326,6 +314,33 @@ fn load(kernel: &Kernel<'_>, array: u64, index: u64) -> Result<Option<u64>, Hole
         },
         None => Ok(None),
     }
+}
+
+/// Down a red-black tree from `top` to the node that is wanted; `order` says of a node
+/// whether that, by comparison, lies before or behind the wanted one.
+///
+/// # Errors
+/// The [`Hole`] where the tree cannot be read; [`Hole::Malformed`] where it is deeper than any
+/// is: it leads in a circle.
+fn search(
+    kernel: &Kernel<'_>,
+    top: u64,
+    [left, right]: [Field; 2],
+    mut order: impl FnMut(u64) -> Result<Ordering, Hole>,
+) -> Result<Option<u64>, Hole> {
+    let mut at = top;
+    for _ in 0..MAX_DEPTH {
+        if at == 0 {
+            return Ok(None);
+        }
+        let side = match order(at)? {
+            Ordering::Equal => return Ok(Some(at)),
+            Ordering::Greater => left,
+            Ordering::Less => right,
+        };
+        at = kernel.get(at, side).map_err(why)?;
+    }
+    Err(Hole::Malformed)
 }
 
 /// A NUL-terminated text of at most `most` bytes.

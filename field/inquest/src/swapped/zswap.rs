@@ -6,8 +6,6 @@
 //! not, `nr_zswap_trees` is there or not. An entry that is found is the page's only copy:
 //! what the device holds in that place is older.
 
-use std::cmp::Ordering;
-
 use lifeboat_format::PAGE;
 
 use crate::kernel::{Field, Kernel, KernelError};
@@ -17,7 +15,7 @@ use super::area::Area;
 use super::codec::Codec;
 use super::entry::SwapEntry;
 use super::zpool::Zpools;
-use super::{MAX_DEPTH, Whence, fill, load, text, why};
+use super::{Whence, fill, load, search, text, why};
 
 /// Longest name of a codec that is read, bytes (`CRYPTO_MAX_ALG_NAME`).
 const NAME: usize = 128;
@@ -184,7 +182,12 @@ impl Zswap {
         let found = match self.tree {
             Tree::Rb { size, root, node, left, right } => {
                 let top = kernel.get(tree(size)?, root).map_err(why)?;
-                self.search(kernel, top, node, [left, right], entry.offset)?
+                let entry_of = |at: u64| at.wrapping_sub(node.offset);
+                // `zswap_rb_search()`
+                let at = search(kernel, top, [left, right], |at| {
+                    Ok(self.offset(kernel, entry_of(at))?.cmp(&entry.offset))
+                })?;
+                at.map(entry_of)
             }
             Tree::Xarray { size } => load(kernel, tree(size)?, entry.offset)?,
         };
@@ -196,32 +199,6 @@ impl Zswap {
             return Err(Hole::Malformed);
         }
         Ok(found)
-    }
-
-    /// Down a red-black tree to the entry of an offset (`zswap_rb_search()`).
-    fn search(
-        &self,
-        kernel: &Kernel<'_>,
-        top: u64,
-        node: Field,
-        [left, right]: [Field; 2],
-        offset: u64,
-    ) -> Result<Option<u64>, Hole> {
-        let mut at = top;
-        for _ in 0..MAX_DEPTH {
-            if at == 0 {
-                return Ok(None);
-            }
-            let this = at.wrapping_sub(node.offset);
-            let side = match self.offset(kernel, this)?.cmp(&offset) {
-                Ordering::Equal => return Ok(Some(this)),
-                Ordering::Greater => left,
-                Ordering::Less => right,
-            };
-            at = kernel.get(at, side).map_err(why)?;
-        }
-        // Deeper than any tree: it leads in a circle.
-        Err(Hole::Malformed)
     }
 
     fn offset(&self, kernel: &Kernel<'_>, entry: u64) -> Result<u64, Hole> {
