@@ -79,7 +79,7 @@ impl Modules {
         kernel: &Kernel<'_>,
         out: &mut Vec<(u64, u64)>,
     ) -> Result<(), KernelError> {
-        let head = own_symbol(kernel, "modules")?;
+        let head = kernel.symbols.need("modules")?;
         let field = |path| kernel.own_field("module", path);
         let (link, table) = (field("list")?, field("kallsyms")?);
         let inside = |path| kernel.own_field("mod_kallsyms", path);
@@ -97,7 +97,7 @@ impl Modules {
     }
 
     fn read_types(&mut self, kernel: &Kernel<'_>) -> Result<(), KernelError> {
-        let head = own_symbol(kernel, "btf_modules")?;
+        let head = kernel.symbols.need("btf_modules")?;
         let link = kernel.own_field("btf_module", "list")?;
         let btf = kernel.own_field("btf_module", "btf")?;
         let data = kernel.own_field("btf", "data")?;
@@ -172,10 +172,6 @@ impl Modules {
         }
         answer
     }
-}
-
-fn own_symbol(kernel: &Kernel<'_>, name: &str) -> Result<u64, KernelError> {
-    kernel.symbols.need(name)
 }
 
 /// Symbols of an ELF table that are defined.

@@ -55,12 +55,6 @@ impl VmaFlags {
         self.0 & 0x4000 != 0
     }
 
-    /// `VM_DONTDUMP`: the process asked that core files leave it out.
-    #[must_use]
-    pub fn dont_dump(self) -> bool {
-        self.0 & 0x0400_0000 != 0
-    }
-
     /// As `/proc/PID/maps` shows them, such as `r-xp`.
     #[must_use]
     pub fn text(self) -> String {

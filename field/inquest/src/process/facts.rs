@@ -18,8 +18,6 @@ const NICE_0: i64 = 120;
 #[derive(Debug)]
 pub(super) struct Facts {
     auxv: Field,
-    parent: Field,
-    tgid: Field,
     signal: Field,
     group: Option<Field>,
     session: Option<Field>,
@@ -48,8 +46,6 @@ impl Facts {
         };
         Ok(Self {
             auxv: kernel.field("mm_struct", "saved_auxv")?,
-            parent: task("real_parent")?,
-            tgid: task("tgid")?,
             signal: task("signal")?,
             group: ids("PIDTYPE_PGID"),
             session: ids("PIDTYPE_SID"),
@@ -133,8 +129,6 @@ impl Facts {
         let state = "RSDTZW".find(task.state).unwrap_or(6);
         let words = of.command.iter().flat_map(|c| &c.args);
         let args = words.flat_map(|w| w.bytes().chain([0])).take(80).collect();
-        let parent = kernel.get(task.addr, self.parent);
-        let ppid = parent.and_then(|p| kernel.get(p, self.tgid)).unwrap_or(0);
         Info {
             state: u8::try_from(state).unwrap_or(6),
             nice: i8::try_from(nice).unwrap_or(0),
@@ -142,7 +136,7 @@ impl Facts {
             uid: id(self.uid),
             gid: id(self.gid),
             pid: task.tgid,
-            ppid: u32::try_from(ppid).unwrap_or(0),
+            ppid: of.ppid.unwrap_or(0),
             pgrp: self.number(kernel, task.addr, self.group),
             sid: self.number(kernel, task.addr, self.session),
             name: task.comm.clone().into_bytes(),

@@ -253,10 +253,7 @@ impl Pages for Memory<'_, '_, '_> {
         match self.tables.look(addr).spot.map_err(|f| f.why)? {
             Spot::Present { phys, size } => self.present(map, phys, size, out),
             Spot::Migration { phys } => self.present(map, phys, PAGE64, out),
-            Spot::Swap(entry) => {
-                let entry = SwapEntry { area: entry.ty, offset: entry.offset };
-                Ok(origin(self.swap(entry, out)?))
-            }
+            Spot::Swap(entry) => Ok(origin(self.swap(entry.into(), out)?)),
             Spot::None => self.absent(map, addr, out),
             Spot::Marker(WATCHED) if map.file.is_some() => self.absent(map, addr, out),
             other => Err(other.hole().unwrap_or(Hole::Unsupported)),

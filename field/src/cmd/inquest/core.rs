@@ -18,8 +18,6 @@ use crate::ui::{self, Context as _, Ended, Failure, Outcome, progress, safe, say
 const PAGE64: u64 = PAGE as u64;
 /// Most pages of memory that are believed in: 64 TiB.
 const MAX_MEMORY: u64 = 1 << 34;
-/// Holes of one process that a report has room for.
-const MAX_HOLES: usize = 1 << 20;
 
 /// Writes them. Exit code 3 when pages are missing that were the process's.
 pub(crate) fn run(args: &Core) -> Ended {
@@ -38,8 +36,7 @@ pub(crate) fn run(args: &Core) -> Ended {
         let (told, outcome) = match args.pid {
             Some(pid) => {
                 let process = super::process(&processes, pid)?;
-                let (value, outcome) = one(kernel, &tools, process, &args.output, args.force)?;
-                (value, outcome)
+                one(kernel, &tools, process, &args.output, args.force)?
             }
             None => {
                 let (value, outcome) = several(kernel, &tools, &processes, args)?;
@@ -176,7 +173,7 @@ fn json(
         let (address, pages) = (h.start, (h.end - h.start) / PAGE64);
         json!({ "address": address, "pages": pages, "reason": h.why.to_string() })
     };
-    let holes: Vec<Value> = report.holes.iter().take(MAX_HOLES).map(hole).collect();
+    let holes: Vec<Value> = report.holes.iter().map(hole).collect();
     json!({
         "pid": process.leader.tgid,
         "comm": process.leader.comm,

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write as _};
 use lifeboat_format::PAGE;
 use lifeboat_inquest::files::extract::Extracted;
 use lifeboat_inquest::files::{Mapping, extract, lookup};
-use lifeboat_inquest::process::Tools;
+use lifeboat_inquest::process::{Dead, Tools};
 use lifeboat_inquest::tasks::Process;
 
 use crate::cli::inquest::Extract;
@@ -56,10 +56,7 @@ pub(crate) fn run(args: &Extract) -> Ended {
 fn of_process(tools: &Tools<'_, '_>, process: &Process, path: &str) -> Result<Mapping, Failure> {
     if process.mm.is_some() {
         let dead = tools.process(process).plain()?;
-        let named = |p: &[u8]| p == path.as_bytes();
-        let start = dead.paths.iter().find(|(_, p)| named(&p.bytes)).map(|(start, _)| *start);
-        let map = dead.memory.maps().iter().find(|m| Some(m.vma.start) == start);
-        if let Some(Ok(file)) = map.and_then(|m| m.file) {
+        if let Some(file) = mapped(&dead, path) {
             return Ok(file);
         }
     }
@@ -78,14 +75,15 @@ fn of_machine(
         Ok(found) => Ok(found),
         // Another process may have mapped it: in a mount of its own, or deleted.
         Err(failure) => {
-            let mut others = processes.iter().filter(|p| p.mm.is_some());
-            others.find_map(|p| mapped(tools, p, path)).ok_or_else(|| failure.context(safe(path)))
+            let others = processes.iter().filter(|p| p.mm.is_some());
+            let mut others = others.filter_map(|p| tools.process(p).ok());
+            others.find_map(|dead| mapped(&dead, path)).ok_or_else(|| failure.context(safe(path)))
         }
     }
 }
 
-fn mapped(tools: &Tools<'_, '_>, process: &Process, path: &str) -> Option<Mapping> {
-    let dead = tools.process(process).ok()?;
+/// A file that a process had mapped.
+fn mapped(dead: &Dead<'_, '_, '_>, path: &str) -> Option<Mapping> {
     let (start, _) = dead.paths.iter().find(|(_, p)| p.bytes == path.as_bytes())?;
     let map = dead.memory.maps().iter().find(|m| m.vma.start == *start)?;
     map.file.and_then(Result::ok)
