@@ -6,10 +6,7 @@ use crate::error::{Context as _, Res, ensure};
 use crate::evidence::Exports;
 use crate::pattern::mix;
 use crate::usercore::{SIZE, UserCore};
-use crate::usergdb::Opened;
-
-/// Locals of each of the victim's frames.
-const LOCALS: u64 = 8;
+use crate::usergdb::{LOCALS, Opened, check_locals, locals};
 
 /// Lists the dead machine's processes, takes the victim's core and has gdb open it. Gives
 /// lines worth showing.
@@ -66,23 +63,17 @@ fn heap(lab: &Lab, core: &UserCore) -> Res<u64> {
 /// gdb must find all frames of the chain, and in each the known locals.
 fn chain(lab: &Lab, opened: &Opened) -> Res<Vec<String>> {
     let facts = &lab.facts;
-    let frames = opened.frames_of("descend")?;
-    ensure(
-        frames.len() as u64 == facts.depth,
-        format_args!("{} frames of descend, {} expected", frames.len(), facts.depth),
-    )?;
-    let locals: Vec<String> = (0..LOCALS).map(|n| format!("local[{n}]")).collect();
+    let frames = opened.chain(facts.depth)?;
     let mut commands = Vec::new();
     for frame in &frames {
         commands.push(format!("frame {frame}"));
-        let words = vec!["%lx"; locals.len()].join(" ");
-        commands.push(format!("printf \"LB {words}\\n\", {}", locals.join(", ")));
+        let words = " %lx".repeat(usize::try_from(LOCALS).unwrap_or(0));
+        commands.push(format!("printf \"LB{words}\\n\", {}", locals()));
     }
     let told = opened.told(&commands)?;
     let depths = (0..facts.depth).rev();
     for (depth, words) in depths.zip(&told) {
-        let known: Vec<u64> = (0..LOCALS).map(|n| mix(facts.seed ^ (depth << 8 | n))).collect();
-        ensure(*words == known, format_args!("locals at depth {depth}: {words:x?}"))?;
+        check_locals(facts.seed, depth, words)?;
     }
     ensure(told.len() == frames.len(), "gdb did not tell the locals of each frame")?;
     let said = opened.ask(&["info threads".to_owned(), "bt -3".to_owned()])?;

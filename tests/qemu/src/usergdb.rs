@@ -67,8 +67,17 @@ impl Opened {
         all.filter(|a| !a.is_empty()).ctx(format_args!("what gdb was asked for in:\n{said}"))
     }
 
+    /// Numbers of the frames of the known chain, which must be `depth` many.
+    pub(crate) fn chain(&self, depth: u64) -> Res<Vec<u64>> {
+        let frames = self.frames_of("descend")?;
+        let many = frames.len();
+        let all = u64::try_from(many).ok() == Some(depth);
+        ensure(all, format_args!("{many} frames of descend, {depth} expected"))?;
+        Ok(frames)
+    }
+
     /// Numbers of the frames of `function` in the backtrace of the thread that gdb chooses.
-    pub(crate) fn frames_of(&self, function: &str) -> Res<Vec<u64>> {
+    fn frames_of(&self, function: &str) -> Res<Vec<u64>> {
         let said = self.ask(&["bt".to_owned()])?;
         let all = backtrace(&said);
         // Opening a core shows its frame 0 as well.
@@ -80,6 +89,21 @@ impl Opened {
         )?;
         Ok(frames.iter().filter(|(_, f)| f == function).map(|(n, _)| *n).collect())
     }
+}
+
+/// Known locals of each frame of the chain.
+pub(crate) const LOCALS: u64 = 8;
+
+/// Their expressions, for gdb.
+pub(crate) fn locals() -> String {
+    let all: Vec<String> = (0..LOCALS).map(|n| format!("local[{n}]")).collect();
+    all.join(", ")
+}
+
+/// The locals of the frame at `depth` must be what the program put there.
+pub(crate) fn check_locals(seed: u64, depth: u64, locals: &[u64]) -> Res<()> {
+    let known: Vec<u64> = (0..LOCALS).map(|i| mix(seed ^ (depth << 8 | i))).collect();
+    ensure(locals == known, format_args!("locals at depth {depth}: {locals:x?}, not {known:x?}"))
 }
 
 /// Numbers and functions of a backtrace's lines: `#3  0x… in f (…) at …` or `#0  f (…)`.
@@ -100,19 +124,14 @@ fn backtrace(said: &str) -> Vec<(u64, String)> {
 /// With what differs.
 pub fn check_single(opened: &Opened, program: &Program) -> Res<Vec<Frame>> {
     let (seed, depth) = (program.fact("seed")?, program.fact("depth")?);
-    let frames = opened.frames_of("descend")?;
-    ensure(
-        u64::try_from(frames.len()).ok() == Some(depth),
-        format_args!("{} frames of descend, {depth} expected", frames.len()),
-    )?;
-    let locals: Vec<String> = (0..8).map(|n| format!("local[{n}]")).collect();
+    let frames = opened.chain(depth)?;
+    let locals = locals();
     let mut commands = Vec::new();
     for number in &frames {
         commands.push(format!("frame {number}"));
         commands.push(format!(
             "printf \"LB %lx %x %lx %lx %lx %lx %lx %lx %lx %lx %lx\\n\", {number}UL, mine, \
-             (unsigned long)&local[0], {}",
-            locals.join(", ")
+             (unsigned long)&local[0], {locals}"
         ));
     }
     let told = opened.told(&commands)?;
@@ -123,10 +142,7 @@ pub fn check_single(opened: &Opened, program: &Program) -> Res<Vec<Frame>> {
             return None.ctx("the locals of a frame");
         };
         ensure(*mine == depth - n, format_args!("frame {number} has depth {mine}"))?;
-        for (i, local) in (0u64..).zip(locals) {
-            let known = mix(seed ^ (mine << 8 | i));
-            ensure(*local == known, format_args!("local[{i}] at depth {mine}: {local:#x}"))?;
-        }
+        check_locals(seed, *mine, locals)?;
         out.push(Frame { number: *number, depth: *mine, at: *at });
     }
     let word = opened.told(&["printf \"LB %lx\\n\", known_word".to_owned()])?;
