@@ -221,6 +221,18 @@ fn every_place(all: &Verdict, places: &BTreeMap<String, u64>, dead: &Dead) -> Re
     )
 }
 
+/// By its name a process gives the same core as by its number.
+fn by_name(dead: &Dead) -> Res<()> {
+    let (pid, dir) = (dead.left.program("single")?.pid, dead.left.work.join("cores"));
+    let said = dead.ask("core", &["--comm", "single", "-o", &text(&dir), "--force"])?;
+    ensure(matches!(said.code, 0 | 3), format_args!("core --comm single:\n{}", said.all))?;
+    let named = dir.join(format!("core.single.{pid}"));
+    let (by_name, by_pid) =
+        (fs::read(&named), fs::read(dead.left.work.join(format!("core.{pid}"))));
+    let same = by_name.ctx(named.display())? == by_pid.ctx("the core by its number")?;
+    ensure(same, "the core by name is another one than that by number")
+}
+
 /// gdb opens the cores; and they are what gdb took of the living processes.
 fn by_gdb(dead: &Dead) -> Res<()> {
     let core = |p: &Program| dead.left.work.join(format!("core.{}", p.pid));
@@ -299,9 +311,12 @@ fn tasks(json: &Value) -> Res<BTreeSet<String>> {
     Ok(out)
 }
 
-/// `ps` says what drgn says, task by task, and what the guest said of itself.
-fn ps(dead: &Dead, judge: &Value) -> Res<()> {
+/// `ps` says what drgn says, task by task, and what the guest said of itself; with symbols
+/// and types from a vmlinux it says the same.
+fn ps(dead: &Dead, judge: &Value, vmlinux: &Path) -> Res<()> {
     let json = dead.json("ps", &[])?;
+    let aided = dead.json("ps", &["--vmlinux", &text(vmlinux)])?;
+    ensure(aided == json, "ps says something else by --vmlinux")?;
     let (ours, theirs) = (tasks(&json)?, tasks(judge)?);
     let differ: Vec<&String> = ours.symmetric_difference(&theirs).collect();
     ensure(differ.is_empty(), format_args!("ps and drgn differ: {differ:#?}"))?;
@@ -497,6 +512,7 @@ fn back_from_the_dead(victim: Victim, name: &'static str) -> Res<()> {
     let (all, places) = pages(&dead)?;
     all.check()?;
     every_place(&all, &places, &dead)?;
+    by_name(&dead)?;
     by_gdb(&dead)?;
     python(&dead)?;
     if victim.has_symbols() {
@@ -519,7 +535,7 @@ fn by_drgn(dead: &Dead) -> Res<()> {
     let vmlinux = provision::vmlinux(&dead.left.kernel)?;
     let pids: Vec<u32> = dead.record.processes.iter().map(|p| p.pid).collect();
     let judge = judges::userland_by_drgn(&elf, &vmlinux, &pids)?;
-    ps(dead, &judge)?;
+    ps(dead, &judge, &vmlinux)?;
     maps(dead, &judge)
 }
 
