@@ -409,11 +409,17 @@ mod tests {
         Page { at, state, entry, contents: Contents::Known(hash(&[byte; 4096])) }
     }
 
-    fn judged(b: u8, holes: &str, lost: &str) -> Verdict {
+    /// A report as `lifeboat core` writes it.
+    fn report(dir: &Path, all: bool, holes: &str) -> Report {
+        let path = dir.join("report");
+        let text = format!("{{\"pages\":{{}},\"all_mappings\":{all},\"holes\":[{holes}]}}");
+        std::fs::write(&path, text).unwrap();
+        Report::read(&path).unwrap()
+    }
+
+    fn judged(b: u8, all: bool, holes: &str, lost: &str) -> Verdict {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("report");
-        std::fs::write(&path, format!("{{\"pages\":{{}},\"holes\":[{holes}]}}")).unwrap();
-        let report = Report::read(&path).unwrap();
+        let report = report(dir.path(), all, holes);
         let pages = vec![
             page(0x1000, State::Present, 1 << 63, b'A'),
             page(0x2000, State::Swapped, 1 << 62 | 1, b'X'),
@@ -431,15 +437,28 @@ mod tests {
 
     #[test]
     fn a_hole_is_right_when_it_is_told_and_excused() {
-        let good = judged(b'B', HOLE, "/file");
+        let good = judged(b'B', true, HOLE, "/file");
         good.check().unwrap();
         assert_eq!(good.kinds["private, in /file"].holes, 1);
         assert_eq!(good.equal("private, in /dev/a"), 1);
         assert_eq!(good.reasons["swap file"], 1);
         // Not told, not excused, and other bytes.
-        judged(b'B', "", "/file").check().unwrap_err();
-        judged(b'B', HOLE, "/other").check().unwrap_err();
-        judged(b'C', HOLE, "/file").check().unwrap_err();
+        judged(b'B', true, "", "/file").check().unwrap_err();
+        judged(b'B', true, HOLE, "/other").check().unwrap_err();
+        judged(b'C', true, HOLE, "/file").check().unwrap_err();
+    }
+
+    #[test]
+    fn a_lost_mapping_must_be_told_and_excuses_no_other_bytes() {
+        let lost = judged(b'B', false, "", "/file");
+        lost.check().unwrap();
+        assert_eq!(lost.reasons["in a mapping that was not found"], 1);
+        judged(b'C', false, "", "/file").honest().unwrap_err();
+        // A report that does not say whether all were found is none.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("report");
+        std::fs::write(&path, "{\"pages\":{},\"holes\":[]}").unwrap();
+        Report::read(&path).unwrap_err();
     }
 
     #[test]
