@@ -7,7 +7,7 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{BLOCK, ByteOff, FormatError, Id, check_block, sealed_block};
+use crate::{BLOCK, ByteOff, FormatError, Id, check_block, is_zero, sealed_block};
 
 /// First bytes of a commit record.
 pub const MAGIC: [u8; 8] = *b"LBCOMMIT";
@@ -383,7 +383,7 @@ impl CommitRecord {
             return Err(bad("reserved", raw.last_part.into()));
         }
         let more = [raw.memory_more, raw.swap_more];
-        if version < 3 && more.as_bytes().iter().any(|b| *b != 0) {
+        if version < 3 && !is_zero(more.as_bytes()) {
             return Err(bad("reserved", 1));
         }
         Ok(Self {

@@ -10,7 +10,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::header::KEY_AREA_LEN;
-use crate::{FormatError, crc32};
+use crate::{FormatError, crc32, is_zero};
 
 /// First bytes of a key area of version 1: one entry of kind [`KeyKind::Data`].
 pub const MAGIC_V1: [u8; 8] = *b"LBKEYS\0\x01";
@@ -212,7 +212,7 @@ impl<'a> KeyArea<'a> {
             .ok_or_else(|| bad("wrapped_len", raw.used.get().into()))?;
         let unused = prints.get(count..).unwrap_or_default().as_flattened();
         zero_to_crc(bytes, FIXED_V1 + len)?;
-        if unused.iter().any(|b| *b != 0) {
+        if !is_zero(unused) {
             return Err(bad("reserved", 1));
         }
         Ok(Body::One(KeyEntry { kind: KeyKind::Data, fingerprints, wrapped }))
@@ -226,7 +226,7 @@ fn bad(field: &'static str, value: u64) -> FormatError {
 /// Behind what is used, a key area is zero: nothing seals it.
 fn zero_to_crc(bytes: &[u8; KEY_AREA_LEN], from: usize) -> Result<(), FormatError> {
     let unused = bytes.get(from..KEY_AREA_LEN - 4).unwrap_or_default();
-    if unused.iter().all(|b| *b == 0) { Ok(()) } else { Err(bad("reserved", 1)) }
+    if is_zero(unused) { Ok(()) } else { Err(bad("reserved", 1)) }
 }
 
 /// Checks all entries.
@@ -279,7 +279,7 @@ fn split(bytes: &[u8]) -> Result<Option<(KeyEntry<'_>, &[u8])>, FormatError> {
     let pad = wrapped.len().next_multiple_of(8) - wrapped.len();
     let (padding, rest) =
         rest.split_at_checked(pad).ok_or_else(|| bad("len", raw.len.get().into()))?;
-    if padding.iter().any(|b| *b != 0) {
+    if !is_zero(padding) {
         return Err(bad("padding", 1));
     }
     Ok(Some((KeyEntry { kind, fingerprints, wrapped }, rest)))

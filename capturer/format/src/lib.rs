@@ -69,6 +69,14 @@ pub fn crc32(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
 }
 
+/// Whether all `bytes` are zero. Compared as slices, which is a `memcmp`: a loop over bytes
+/// that may end early is one byte at a time, whatever the compiler's level.
+#[must_use]
+pub fn is_zero(bytes: &[u8]) -> bool {
+    const ZEROS: [u8; BLOCK] = [0; BLOCK];
+    bytes.chunks(BLOCK).all(|part| ZEROS.get(..part.len()) == Some(part))
+}
+
 /// Rounds `n` up to a multiple of `to` (a power of two); `None` on overflow.
 #[must_use]
 pub fn round_up(n: u64, to: u64) -> Option<u64> {
@@ -126,7 +134,7 @@ pub(crate) fn check_block(
         return Err(FormatError::Version { what, found: version });
     }
     // No seal covers these bytes: were they free, something could be hidden in them.
-    if body.iter().skip(used).any(|b| *b != 0) {
+    if !is_zero(body.get(used..).unwrap_or_default()) {
         return Err(FormatError::Field { what, field: "reserved", value: 1 });
     }
     Ok(version)

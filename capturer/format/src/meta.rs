@@ -4,7 +4,7 @@
 //! zeros to a multiple of 8. Unknown tags are refused: they could carry what a
 //! reader must know.
 
-use crate::{FormatError, PageRange};
+use crate::{FormatError, PageRange, is_zero};
 
 /// Bytes before a record's value.
 pub const RECORD_HEAD: usize = 8;
@@ -176,7 +176,7 @@ impl<'a> MetaReader<'a> {
         let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
         let (padded, rest) = rest.split_at_checked(len.next_multiple_of(8)).ok_or(short)?;
         let (value, padding) = padded.split_at_checked(len).ok_or(short)?;
-        if padding.iter().any(|b| *b != 0) {
+        if !is_zero(padding) {
             return Err(bad("padding", 1));
         }
         self.rest = rest;

@@ -9,7 +9,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::superblock::{EDGE, SLOT_TABLE, SLOTS};
 use crate::{
-    BLOCK, ByteOff, CHUNK_ALIGN, FORMAT_VERSION, FormatError, Id, check_block, sealed_block,
+    BLOCK, ByteOff, CHUNK_ALIGN, FORMAT_VERSION, FormatError, Id, check_block, is_zero,
+    sealed_block,
 };
 
 const MAGIC: [u8; 8] = *b"LBSLOT\0\x01";
@@ -139,7 +140,7 @@ impl SlotRecord {
         volume_id: &Id,
         data_end: u64,
     ) -> Result<Option<Self>, FormatError> {
-        if block.iter().all(|b| *b == 0) {
+        if is_zero(block) {
             return Ok(None);
         }
         let version = check_block(block, MAGIC, size_of::<Raw>(), WHAT)?;
@@ -229,10 +230,9 @@ impl SlotRecord {
 /// Whether of a record written over zeros only one end arrived. (What lies between the
 /// first sector and the last is zero in every record.)
 fn is_torn(block: &[u8; BLOCK]) -> bool {
-    let zero = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
     let (first, rest) = block.split_at(CHUNK_ALIGN);
     let (between, last) = rest.split_at(rest.len() - CHUNK_ALIGN);
-    zero(between) && (zero(first) || zero(last))
+    is_zero(between) && (is_zero(first) || is_zero(last))
 }
 
 /// Slot numbers `0..SLOTS`.

@@ -265,3 +265,18 @@ fn meta_records_come_back() {
         assert!(MetaReader::new(&hurt[..len]).any(|r| r.is_err()), "byte {at}");
     }
 }
+
+#[test]
+fn a_byte_that_is_not_zero_is_seen_wherever_it_is() {
+    for len in [0, 1, 511, 4095, 4096, 4097, 12_300] {
+        let mut bytes = vec![0; len];
+        assert!(lifeboat_format::is_zero(&bytes));
+        for at in [0, len / 2, len.saturating_sub(1)] {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = 1;
+                assert!(!lifeboat_format::is_zero(&bytes), "{at} of {len}");
+                bytes[at] = 0;
+            }
+        }
+    }
+}

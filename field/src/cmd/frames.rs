@@ -3,7 +3,7 @@
 //! at multiples of 512, and picks up again behind damage.
 
 use lifeboat_format::chunk::HEADER_LEN;
-use lifeboat_format::{CHUNK_ALIGN, ChunkHeader, Id};
+use lifeboat_format::{CHUNK_ALIGN, ChunkHeader, Id, is_zero};
 
 /// Findings that are kept in words; further ones are only counted.
 const KEPT: usize = 8;
@@ -86,7 +86,7 @@ impl FrameCheck {
             .filter(|h| h.dump_id == self.dump_id && h.offset.0 == self.pos);
         let Some(h) = header else {
             let sector = bytes.get(..CHUNK_ALIGN).unwrap_or(bytes);
-            let zero = sector.iter().all(|b| *b == 0);
+            let zero = is_zero(sector);
             let (at, all_zero) = self.gap.unwrap_or((self.pos, true));
             self.gap = Some((at, all_zero && zero));
             return sector.len();

@@ -9,7 +9,7 @@ use std::io;
 use std::ops::Range;
 
 use lifeboat_format::chunk::HEADER_LEN;
-use lifeboat_format::{CHUNK_ALIGN, ChunkHeader, FormatError, Id};
+use lifeboat_format::{CHUNK_ALIGN, ChunkHeader, FormatError, Id, is_zero};
 
 use super::ReadAt;
 use super::hasher::Hasher;
@@ -273,7 +273,7 @@ impl<'s> Scanner<'s> {
                     let len = usize::try_from(self.pos - from).unwrap_or(CHUNK_ALIGN);
                     // Unreadable bytes are not known to be zero.
                     let bytes = self.slice(from, len);
-                    let zero = !bytes.is_empty() && bytes.iter().all(|b| *b == 0);
+                    let zero = !bytes.is_empty() && is_zero(bytes);
                     let gap = gap.get_or_insert(Gap { bytes: from..from, kind, zero: true });
                     gap.bytes.end = self.pos;
                     gap.zero &= zero;
@@ -306,7 +306,7 @@ impl<'s> Scanner<'s> {
             body.split_at_checked(header.stored_len as usize).unwrap_or_default();
         let faults = Faults {
             payload: lifeboat_format::crc32(stored) != header.payload_crc,
-            padding: padding.iter().any(|b| *b != 0),
+            padding: !is_zero(padding),
             skipped,
             backward,
         };

@@ -5,6 +5,8 @@
 
 use std::io::{Seek, SeekFrom, Write};
 
+use lifeboat_format::is_zero;
+
 use crate::elfcore::pipeline::{self, Block};
 use crate::elfcore::report::{Origin, Report, Stretch};
 use crate::elfcore::{Pages, Process, notes};
@@ -204,7 +206,7 @@ impl<W: Write + Seek> Image<W> {
             return Ok(());
         }
         self.report.held(origin, 1);
-        if bytes.iter().all(|b| *b == 0) {
+        if is_zero(bytes) {
             self.zeros(addr, PAGE64, flags);
             return Ok(());
         }

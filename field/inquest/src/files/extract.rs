@@ -2,6 +2,8 @@
 
 use std::io::{Seek, SeekFrom, Write};
 
+use lifeboat_format::is_zero;
+
 use crate::PAGE;
 use crate::machine::Hole;
 use crate::swapped::{SwapEntry, Swapped};
@@ -114,7 +116,7 @@ pub fn extract<W: Write + Seek>(
         match found {
             Ok(()) => {
                 report.pages += 1;
-                if page.iter().any(|b| *b != 0) {
+                if !is_zero(&page) {
                     let place = at * PAGE64;
                     let len = usize::try_from(of.size - place).unwrap_or(PAGE).min(PAGE);
                     if place != written {
