@@ -6,6 +6,13 @@ use lifeboat_format::Codec;
 
 use crate::{Compress, EngineError, Method, Tuner};
 
+/// Bytes that a payload may grow to: no less than `LZ4_COMPRESSBOUND` (lz4.h, 1.10.0) and
+/// `ZSTD_COMPRESSBOUND` (zstd.h, 1.5.7). Given so much, LZ4 looks at no limit with every
+/// sequence (`notLimited`), which is faster.
+const fn room(raw: usize) -> usize {
+    raw + raw / 128 + 1024
+}
+
 /// A compressor and the buffer for what comes out of it.
 pub struct Scratch {
     pack: Box<dyn Compress + Send>,
@@ -18,7 +25,7 @@ impl Scratch {
     /// For payloads of up to `max_raw` bytes; texts are packed by `text`.
     #[must_use]
     pub fn new(pack: Box<dyn Compress + Send>, text: Method, max_raw: usize) -> Self {
-        Self { pack, text, out: vec![0; max_raw.max(4096)] }
+        Self { pack, text, out: vec![0; room(max_raw.max(4096))] }
     }
 
     /// Bytes of working memory, without the compressor's own.
@@ -62,9 +69,9 @@ impl Scratch {
         let index = tuner.choose();
         let method = tuner.ladder().get(index).copied().unwrap_or(Method::Store);
         tuner.count(index, raw.len());
-        let limit = raw.len().saturating_sub(1).min(self.out.len());
-        let out = self.out.get_mut(..limit).unwrap_or_default();
-        match self.pack.compress(method, raw, out).and_then(|len| out.get_mut(..len)) {
+        let out = &mut self.out[..];
+        let len = self.pack.compress(method, raw, out).filter(|len| *len < raw.len());
+        match len.and_then(|len| out.get_mut(..len)) {
             Some(packed) => (method.codec(), packed),
             None => (Codec::Store, raw),
         }
@@ -72,14 +79,13 @@ impl Scratch {
 
     /// Packs a sample by several methods, for what they cost and save.
     fn sample(&mut self, raw: &[u8], tuner: &Tuner, nanos: &dyn Fn() -> u64) {
-        let limit = raw.len().saturating_sub(1).min(self.out.len());
-        let out = self.out.get_mut(..limit).unwrap_or_default();
+        let out = &mut self.out[..];
         let methods = tuner.sample();
         let skip = methods.start;
         for (index, method) in tuner.ladder().iter().enumerate().take(methods.end).skip(skip) {
             let start = nanos();
             let len = self.pack.compress(*method, raw, out).unwrap_or(raw.len());
-            tuner.learn(index, raw.len(), len, nanos().saturating_sub(start));
+            tuner.learn(index, raw.len(), len.min(raw.len()), nanos().saturating_sub(start));
         }
     }
 }

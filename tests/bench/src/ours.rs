@@ -30,6 +30,8 @@ pub(crate) struct Mode<'a> {
     pub level: Option<u32>,
     /// `--workers`.
     pub workers: usize,
+    /// Whether it may use one CPU only, that of its one worker.
+    pub one_cpu: bool,
     /// Whether identical pages are stored once.
     pub dedup: bool,
     /// Further arguments.
@@ -40,7 +42,7 @@ impl<'a> Mode<'a> {
     /// A codec with two workers, without deduplication.
     #[must_use]
     pub(crate) fn of(codec: &'a str, level: Option<u32>) -> Self {
-        Self { codec, level, workers: 2, dedup: false, more: &[] }
+        Self { codec, level, workers: 2, one_cpu: false, dedup: false, more: &[] }
     }
 
     /// With identical pages stored once.
@@ -53,6 +55,13 @@ impl<'a> Mode<'a> {
     #[must_use]
     pub(crate) fn workers(self, workers: usize) -> Self {
         Self { workers, ..self }
+    }
+
+    /// With one worker on one CPU, as in a crash kernel that has no second one. With
+    /// two, the kernel's thread that copies into the output works on the other.
+    #[must_use]
+    pub(crate) fn one_cpu(self) -> Self {
+        Self { workers: 1, one_cpu: true, ..self }
     }
 
     /// With further arguments.
@@ -68,7 +77,8 @@ impl<'a> Mode<'a> {
         let dedup = if self.dedup { ", dedup" } else { "" };
         let more: String = self.more.iter().map(|m| format!(" {m}")).collect();
         let word = if self.workers == 1 { "worker" } else { "workers" };
-        format!("ours {}{level}{dedup}, {} {word}{more}", self.codec, self.workers)
+        let cpus = if self.one_cpu { " on 1 CPU" } else { "" };
+        format!("ours {}{level}{dedup}, {} {word}{cpus}{more}", self.codec, self.workers)
     }
 }
 
@@ -92,8 +102,12 @@ impl Ours {
     /// A capture of `from` into `to`, encrypted.
     #[must_use]
     pub(crate) fn capture(&self, mode: &Mode<'_>, from: &Path, to: &Path) -> Task {
-        let mut task = Task::new(&self.program, to).args(["capture", "--force", "--from"]);
-        task = task.args([from]).args(["--to"]).args([to]);
+        let mut task = if mode.one_cpu {
+            Task::new("taskset", to).args(["-c", "0"]).args([&self.program])
+        } else {
+            Task::new(&self.program, to)
+        };
+        task = task.args(["capture", "--force", "--from"]).args([from]).args(["--to"]).args([to]);
         task = task.args(["--recipient", &self.recipient, "--codec", mode.codec]);
         task = task.args(["--workers", &mode.workers.to_string()]).args(mode.more);
         if let Some(level) = mode.level {

@@ -29,6 +29,7 @@ fn one(lab: &mut Lab, variant: Variant) -> Res<()> {
     let zstd = Mode::of("zstd", Some(1));
     let modes = [
         zstd.more(&SAME),
+        Mode::of("zstd", Some(2)).more(&SAME),
         zstd.more(&SAME).dedup(),
         zstd.more(&SAME).workers(1),
         zstd.more(&USUAL),
@@ -52,6 +53,8 @@ fn one(lab: &mut Lab, variant: Variant) -> Res<()> {
     }
     println!("  with the same pages left out as level 31 does:");
     targets(named(&all, &zstd.more(&SAME).name())?, z, l);
+    println!("  the same at level 2:");
+    targets(named(&all, &Mode::of("zstd", Some(2)).more(&SAME).name())?, z, l);
     println!("  with free, cache and user left out, private cache pages kept:");
     targets(named(&all, &zstd.more(&USUAL).name())?, z, l);
     println!("\nwith free pages left out only, as by default:");

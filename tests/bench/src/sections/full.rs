@@ -32,6 +32,8 @@ pub(crate) fn run(lab: &mut Lab) -> Res<()> {
         zstd.workers(1),
         lz4.workers(1),
         store.workers(1),
+        zstd.one_cpu(),
+        lz4.one_cpu(),
     ];
     let mut contenders = vec![
         program("makedumpfile -d 1 -l", lab.peer(&PEER_L, &path)),
@@ -53,11 +55,14 @@ pub(crate) fn run(lab: &mut Lab) -> Res<()> {
     let of = |mode: &Mode<'_>| named(&all, &mode.name());
     targets(of(&zstd)?, of(&lz4)?, z, l);
     println!();
-    let scaling = |mode: Mode<'_>| -> Res<f64> {
-        Ok(of(&mode.workers(1))?.wall() / of(&mode)?.wall().max(1e-9))
+    let to_one = |mode: Mode<'_>, one: Mode<'_>| -> Res<f64> {
+        Ok(of(&one)?.wall() / of(&mode)?.wall().max(1e-9))
     };
+    let scaling = |mode: Mode<'_>| to_one(mode, mode.workers(1));
     for (name, mode) in [("zstd 1", zstd), ("lz4", lz4)] {
         table::at_least(&format!("{name}, speed with 2 workers to 1"), scaling(mode)?, 1.85);
+        let cpus = to_one(mode, mode.one_cpu())?;
+        table::at_least(&format!("{name}, speed with 2 workers on 2 CPUs to 1 on 1"), cpus, 1.85);
     }
     println!("  store, speed with 2 workers to 1: {:.3} (no target)", scaling(store)?);
     one_worker(of(&zstd.workers(1))?, of(&lz4.workers(1))?, z, l);
