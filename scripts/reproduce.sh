@@ -20,6 +20,6 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 git clone -q "$top" "$work/clone"
 cd "$work/clone"
-LIFEBOAT_CACHE=$work/cache cargo run -q -p lifeboat-builder -- image --board "$board"
+LIFEBOAT_CACHE=$work/cache cargo run -q --bin lifeboat-builder -- image --board "$board"
 diff -r "$made" "$work/clone/out/$board"
 echo "reproduce: $(find "$made" -type f | wc -l) files of $board are the same bytes"

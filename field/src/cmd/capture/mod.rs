@@ -31,8 +31,9 @@ use head::Head;
 use places::Records;
 use throttle::Throttled;
 
-/// Buffers of the queue, and their length in bytes: 4 MiB, as in the crash kernel.
-const BUFFERS: usize = 8;
+/// Buffers of the queue, and their length in bytes. The crash kernel has 8: here the code of
+/// the whole command is resident beside them.
+const BUFFERS: usize = 6;
 const BUFFER_LEN: usize = 512 << 10;
 
 type Writer = Shared<Plain<Throttled>, CryptSeal>;
