@@ -60,7 +60,7 @@ impl Lab {
             word("/proc/sys/kernel/osrelease")
         );
         println!("load before   {}", word("/proc/loadavg"));
-        println!("rounds        {}, all in turn; medians", self.rounds);
+        println!("rounds        {}, all in turn; medians, of ratios too", self.rounds);
         let commit = run(Command::new("git")
             .args(["describe", "--always", "--dirty"])
             .current_dir(workspace()));

@@ -146,6 +146,15 @@ impl Series {
         median(self.runs.iter().map(|r| r.wall))
     }
 
+    /// How many times as fast as `base` this is: the median of the rounds' ratios. Within a
+    /// round the two run close together, so a machine that others slow down for minutes
+    /// does so for both.
+    #[must_use]
+    pub(crate) fn speed_to(&self, base: &Self) -> f64 {
+        let rounds = self.runs.iter().zip(&base.runs);
+        median(rounds.map(|(own, base)| base.wall / own.wall.max(1e-9)))
+    }
+
     /// The median of the CPU times, in seconds.
     #[must_use]
     pub(crate) fn cpu(&self) -> f64 {
@@ -262,6 +271,18 @@ mod tests {
         assert!((median([3.0, 1.0, 2.0].into_iter()) - 2.0).abs() < 1e-9);
         assert!((median([4.0, 1.0, 2.0, 3.0].into_iter()) - 2.5).abs() < 1e-9);
         assert!(median(std::iter::empty()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_slow_round_slows_both_and_leaves_the_ratio() {
+        let walls = |walls: [f64; 3]| Series {
+            runs: walls.map(|wall| Run { wall, ..Run::default() }).to_vec(),
+            ..Series::default()
+        };
+        let (own, base) = (walls([1.0, 4.0, 2.0]), walls([2.0, 8.0, 4.0]));
+        assert!((own.speed_to(&base) - 2.0).abs() < 1e-9);
+        assert!((base.speed_to(&own) - 0.5).abs() < 1e-9);
+        assert!(Series::default().speed_to(&base).abs() < 1e-9);
     }
 
     #[test]

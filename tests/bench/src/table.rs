@@ -13,7 +13,7 @@ pub(crate) fn title(text: &str) {
 }
 
 /// Prints one row a contender. `data`: bytes that each had to store, for the rate;
-/// `bases`: contenders whose time and size the others are compared with.
+/// `bases`: contenders whose time (round by round) and size the others are compared with.
 pub(crate) fn runs(all: &[Series], data: f64, bases: &[(&str, &Series)]) {
     let wide = all.iter().map(|s| s.name.len()).max().unwrap_or(0).max(12);
     print!(
@@ -42,7 +42,7 @@ pub(crate) fn runs(all: &[Series], data: f64, bases: &[(&str, &Series)]) {
             } else {
                 "-".to_owned()
             };
-            print!("  {:>14}", format!("{:.2}, {size}", base.wall() / s.wall().max(1e-9)));
+            print!("  {:>14}", format!("{:.2}, {size}", s.speed_to(base)));
         }
         println!();
     }

@@ -44,7 +44,7 @@ pub(crate) fn run(lab: &mut Lab) -> Res<()> {
         let name = name.split(',').next().unwrap_or(name);
         let what =
             format!("{:.1} GB/s: time to the best fixed one ({name})", f64::from(sink) / 1e3);
-        verdicts.push((what, ours.wall() / best.wall().max(1e-9)));
+        verdicts.push((what, best.speed_to(ours)));
     }
     for (what, ratio) in verdicts {
         table::at_most(&what, ratio, 1.1);

@@ -31,10 +31,10 @@ pub(crate) fn run(lab: &mut Lab) -> Res<()> {
     println!();
     for threads in [2, 1] {
         for (name, _, mode) in pairs {
-            let bare = named(&all, &bare_name(name, threads))?.wall();
-            let ours = named(&all, &mode.workers(threads).name())?.wall();
+            let bare = named(&all, &bare_name(name, threads))?;
+            let ours = named(&all, &mode.workers(threads).name())?;
             let what = format!("{name}, {threads} workers, % of the bare codec's speed");
-            table::at_least(&what, 100.0 * bare / ours.max(1e-9), 90.0);
+            table::at_least(&what, 100.0 * ours.speed_to(bare), 90.0);
         }
     }
     Ok(())

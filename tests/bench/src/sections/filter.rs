@@ -65,11 +65,10 @@ fn one(lab: &mut Lab, variant: Variant) -> Res<()> {
 }
 
 fn targets(ours: &Series, z: &Series, l: &Series) {
-    let speed = |base: &Series| base.wall() / ours.wall().max(1e-9);
     let saved = |base: &Series| 100.0 * (1.0 - ours.out() / base.out().max(1.0));
-    table::at_least("speed to -d 31 -z", speed(z), 3.3);
+    table::at_least("speed to -d 31 -z", ours.speed_to(z), 3.3);
     table::at_least("% smaller than -d 31 -z", saved(z), 23.0);
-    table::at_least("speed to -d 31 -l", speed(l), 1.5);
+    table::at_least("speed to -d 31 -l", ours.speed_to(l), 1.5);
     table::at_least("% smaller than -d 31 -l", saved(l), 45.0);
 }
 

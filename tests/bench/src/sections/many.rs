@@ -26,7 +26,7 @@ pub(crate) fn run(lab: &mut Lab) -> Res<()> {
         let (with, without) = (named(&all, &mode.dedup().name())?, named(&all, &mode.name())?);
         println!(
             "  {name}: deduplication makes it {:.2} times as fast, and the output {:.1} % smaller",
-            without.wall() / with.wall().max(1e-9),
+            with.speed_to(without),
             100.0 * (1.0 - with.out() / without.out().max(1.0))
         );
     }
