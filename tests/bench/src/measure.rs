@@ -7,7 +7,10 @@
 //!
 //! Before each run the page cache is emptied: on a machine whose memory is full of cache a
 //! write to tmpfs has to free a page first and was three times slower (measured), for
-//! whoever came first.
+//! whoever came first. And each run is followed by as much rest as it took, up to [`REST`]:
+//! two CPUs of a shared machine that had worked without a pause took 7.0 s for what they did
+//! in 5.8 s after 8 s of rest (medians of 4 and 3), so whoever came behind a run of two
+//! threads was slower.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -17,11 +20,15 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Once;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use lifeboat_qemu::error::{Context as _, Failure, Res, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
+
+/// Most rest between two runs.
+const REST: Duration = Duration::from_secs(8);
 
 /// The word that makes this program the starter.
 pub(crate) const STARTER: &str = "measured";
@@ -213,7 +220,9 @@ fn in_turn(rounds: u32, contenders: Vec<(String, Go<'_>)>, before: impl Fn()) ->
         for ((name, go), series) in contenders.iter_mut().zip(&mut all) {
             progress(&format!("round {round}/{rounds}: {name}"));
             before();
+            let start = Instant::now();
             series.runs.push(go()?);
+            thread::sleep(start.elapsed().min(REST));
         }
     }
     progress("");
