@@ -12,7 +12,7 @@ export CARGO_TERM_PROGRESS_WHEN ?= never
 
 help:
 	@echo 'make demo               from panic to opened dump, step by step, in QEMU'
-	@echo 'make test               all tests, units to QEMU (under 45 minutes on 2 cores)'
+	@echo 'make test               all tests, units to QEMU (40 to 55 minutes on 2 cores, of which 10 to build)'
 	@echo 'make test-quick         the short tests: no QEMU, no long series of faults (under 2 minutes once built)'
 	@echo 'make image BOARD=NAME   the crash image of a board, in out/NAME (boards: board/)'
 	@echo 'make reproduce          the image again from a fresh clone, compared byte by byte'
