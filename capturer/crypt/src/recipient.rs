@@ -184,7 +184,7 @@ fn has_fields(mut blob: &[u8], kind: &str) -> bool {
         let Some((len, rest)) = blob.split_first_chunk::<4>() else { return false };
         let len = usize::try_from(u32::from_be_bytes(*len)).unwrap_or(usize::MAX);
         let Some((field, rest)) = rest.split_at_checked(len) else { return false };
-        if field.iter().all(|b| *b == 0) || (fields == 0 && field != kind.as_bytes()) {
+        if lifeboat_format::is_zero(field) || (fields == 0 && field != kind.as_bytes()) {
             return false;
         }
         fields += 1;
