@@ -28,7 +28,7 @@ pub(crate) enum Variant {
     Few,
     /// 6.1 with many duplicate pages.
     Many,
-    /// 6.12, smaller, for the filter.
+    /// 6.12, filled as [`Variant::Few`], for the filter.
     Few612,
 }
 
@@ -89,18 +89,8 @@ impl Variant {
             copies_mib: 110,
         };
         match self {
-            Self::Few => few,
+            Self::Few | Self::Few612 => few,
             Self::Many => Spec { copies_mib: 760, ..few },
-            Self::Few612 => Spec {
-                memory_mib: 1536,
-                zero_mib: 100,
-                random_mib: 130,
-                table_mib: 100,
-                heaps: 1,
-                heap_mib: 150,
-                log_mib: 60,
-                copies_mib: 35,
-            },
         }
     }
 }
