@@ -7,7 +7,9 @@
 //!
 //! Before each run the page cache is emptied: on a machine whose memory is full of cache a
 //! write to tmpfs has to free a page first and was three times slower (measured), for
-//! whoever came first. And each run is followed by as much rest as it took, up to [`REST`]:
+//! whoever came first. Then memory is touched and given back: a virtual machine's host may
+//! have taken what was free, and a write to a page that it has to find again took three
+//! times as long (2.6 s and 0.9 s for 2 GiB), in some runs and not in others. And each run is followed by as much rest as it took, up to [`REST`]:
 //! two CPUs of a shared machine that had worked without a pause took 7.0 s for what they did
 //! in 5.8 s after 8 s of rest (medians of 4 and 3), so whoever came behind a run of two
 //! threads was slower.
@@ -15,6 +17,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs;
+use std::hint::black_box;
 use std::io::IsTerminal as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -27,6 +30,11 @@ use lifeboat_qemu::error::{Context as _, Failure, Res, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 
+use crate::shm::available;
+
+/// Bytes that are touched before each run.
+const TOUCHED: usize = 2 << 30;
+const PAGE: usize = 4096;
 /// Most rest between two runs.
 const REST: Duration = Duration::from_secs(8);
 
@@ -201,12 +209,15 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 pub(crate) type Go<'a> = Box<dyn FnMut() -> Res<Run> + 'a>;
 
 /// Runs all contenders in turn, `rounds` times, so that a machine that grows slower
-/// does so for all; each begins with an empty page cache.
+/// does so for all; each begins with an empty page cache and memory that is there.
 ///
 /// # Errors
 /// At the first run that fails.
 pub(crate) fn compete(rounds: u32, contenders: Vec<(String, Go<'_>)>) -> Res<Vec<Series>> {
-    in_turn(rounds, contenders, empty_page_cache)
+    in_turn(rounds, contenders, || {
+        empty_page_cache();
+        touch_memory();
+    })
 }
 
 /// [`compete`], with what is done `before` each run.
@@ -222,11 +233,16 @@ fn in_turn(rounds: u32, contenders: Vec<(String, Go<'_>)>, before: impl Fn()) ->
             before();
             let start = Instant::now();
             series.runs.push(go()?);
-            thread::sleep(start.elapsed().min(REST));
+            rest(start);
         }
     }
     progress("");
     Ok(all)
+}
+
+/// Rests for as long as it is since `start`, up to [`REST`].
+pub(crate) fn rest(start: Instant) {
+    thread::sleep(start.elapsed().min(REST));
 }
 
 /// Writes dirty pages out and drops the page cache; what lies in tmpfs stays.
@@ -238,6 +254,16 @@ fn empty_page_cache() {
             println!("NOTE: the page cache is not emptied before runs, which needs root: {why}");
         });
     }
+}
+
+/// Takes as much memory as most outputs need, and gives it back.
+fn touch_memory() {
+    if available() < 2 * TOUCHED as u64 {
+        return;
+    }
+    let mut memory = vec![0u8; TOUCHED];
+    memory.iter_mut().step_by(PAGE).for_each(|byte| *byte = 1);
+    black_box(memory);
 }
 
 /// Reads the program that a command starts and its libraries once, so that no run waits

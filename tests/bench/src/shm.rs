@@ -62,7 +62,8 @@ pub(crate) fn require(need: u64) -> Res<()> {
 }
 
 /// Bytes of memory that programs can have (`MemAvailable`).
-fn available() -> u64 {
+#[must_use]
+pub(crate) fn available() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse::<u64>().ok());

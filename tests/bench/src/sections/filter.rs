@@ -10,6 +10,8 @@ use crate::table;
 
 /// What level 31 leaves out beside zero pages: 2 cache, 4 private cache, 8 user, 16 free.
 const SAME: [&str; 2] = ["--exclude", "free,cache,cache-private,user"];
+/// The same in chunks of 1 MiB: what is left is little, and shrinks better in one piece.
+const LARGE: [&str; 4] = ["--exclude", "free,cache,cache-private,user", "--chunk-pages", "256"];
 /// As the profile's usual word.
 const USUAL: [&str; 2] = ["--exclude", "free,cache,user"];
 /// Runs of a short contender for each round of the longer ones.
@@ -29,6 +31,7 @@ fn one(lab: &mut Lab, variant: Variant) -> Res<()> {
     let zstd = Mode::of("zstd", Some(1));
     let modes = [
         zstd.more(&SAME),
+        zstd.more(&LARGE),
         Mode::of("zstd", Some(2)).more(&SAME),
         zstd.more(&SAME).dedup(),
         zstd.more(&SAME).workers(1),
@@ -53,7 +56,9 @@ fn one(lab: &mut Lab, variant: Variant) -> Res<()> {
     }
     println!("  with the same pages left out as level 31 does:");
     targets(named(&all, &zstd.more(&SAME).name())?, z, l);
-    println!("  the same at level 2:");
+    println!("  the same in chunks of 256 pages:");
+    targets(named(&all, &zstd.more(&LARGE).name())?, z, l);
+    println!("  the same at level 2, in chunks of 64:");
     targets(named(&all, &Mode::of("zstd", Some(2)).more(&SAME).name())?, z, l);
     println!("  with free, cache and user left out, private cache pages kept:");
     targets(named(&all, &zstd.more(&USUAL).name())?, z, l);
