@@ -1,11 +1,12 @@
 //! The codecs alone: the same pages in chunks cut as the engine's, from memory, with as
 //! many threads and no other work. That is what this machine can do with this codec.
 //!
-//! All chunks are loaded first; then the machine rests, and they are packed without a
-//! pause, as the engine works: bursts with loading in between ran up to a sixth faster on a
-//! machine that slows down under load. What comes out is thrown away. The engine's
-//! chunks also end with each span that a worker was dealt, and begin with their table of
-//! runs: both are of no weight in 64 pages.
+//! Chunks are loaded once and stay, so they are packed without a pause, as the engine
+//! works, and beside the same free memory. Loading between bursts let a machine that slows
+//! down under load run up to a sixth faster; giving gigabytes back before each run
+//! of the engine made that a seventh slower, on a machine whose host takes them. What comes
+//! out is thrown away. The engine's chunks also end with each span that a worker was
+//! dealt, and begin with their table of runs: both are of no weight in 64 pages.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -16,7 +17,7 @@ use lifeboat_qemu::error::{Context as _, Failure, Res, ensure};
 use lifeboat_qemu::vmcore::Core;
 
 use crate::input::survey::one_word;
-use crate::measure::{Run, rest};
+use crate::measure::Run;
 use crate::shm::require;
 
 const PAGE: usize = 4096;
@@ -26,8 +27,8 @@ const CHUNK: usize = 64 * PAGE;
 /// [`LEAST`] more is full.
 const BATCH: usize = 32 * PAGE;
 const LEAST: usize = 8 * PAGE;
-/// Memory for the rest of this program beside the data, in bytes.
-const SPARE: u64 = 1 << 30;
+/// Room for a dump beside the chunks, in bytes.
+const SPARE: u64 = 3 << 30;
 
 /// Which codec, and which way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,19 +37,58 @@ pub(crate) enum Codec {
     Zstd(i32),
     /// LZ4's fast compressor.
     Lz4,
-    /// Decompression of what zstd gave at a level; only that is timed.
-    Unzstd(i32),
+    /// Decompression of [`Chunks::packed`].
+    Unzstd,
 }
 
-/// Data pages, cut into chunks.
+/// Data pages cut into chunks, or what they were packed to.
 #[derive(Debug, Default)]
-struct Chunks {
+pub(crate) struct Chunks {
     data: Vec<u8>,
     /// Where chunks end, ascending.
     ends: Vec<usize>,
 }
 
 impl Chunks {
+    /// All data pages of a vmcore, pages of one word left out.
+    ///
+    /// # Errors
+    /// When it cannot be read, or there is no memory for its pages.
+    pub(crate) fn load(vmcore: &Path) -> Res<Self> {
+        let core = Core::open(vmcore)?;
+        let most: u64 = core.memory().iter().map(|r| r.end - r.start).sum();
+        require(most.saturating_add(SPARE))?;
+        let most = usize::try_from(most).ok().ctx("the size of memory")?;
+        let mut chunks = Self { data: Vec::with_capacity(most), ends: Vec::new() };
+        let mut buf = vec![0u8; 256 * PAGE];
+        for range in core.memory() {
+            let mut at = range.start;
+            while at < range.end {
+                let want = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(buf.len());
+                let got = core.read(at, buf.get_mut(..want).unwrap_or_default())?;
+                ensure(got > 0, "a hole in the vmcore")?;
+                chunks.take(buf.get(..got).unwrap_or_default());
+                at += got as u64;
+            }
+            chunks.cut();
+        }
+        Ok(chunks)
+    }
+
+    /// What zstd makes of each at `level`.
+    ///
+    /// # Errors
+    /// When zstd fails.
+    pub(crate) fn packed(&self, level: i32) -> Res<Self> {
+        let mut packer = zstd::bulk::Compressor::new(level).ctx("zstd")?;
+        let mut packed = Self::default();
+        for chunk in self.all() {
+            packed.data.extend(packer.compress(chunk).ctx("zstd")?);
+            packed.cut();
+        }
+        Ok(packed)
+    }
+
     /// Takes memory, a batch after the other, each no larger than the open chunk's room;
     /// pages of one word are no data to the engine.
     fn take(&mut self, memory: &[u8]) {
@@ -85,49 +125,18 @@ impl Chunks {
     }
 }
 
-/// Runs a codec over all data pages of a vmcore, pages of one word left out.
+/// Runs a codec over all chunks.
 ///
 /// # Errors
-/// When the vmcore cannot be read, there is no memory for its pages, or the codec fails.
-pub(crate) fn run(codec: Codec, threads: usize, vmcore: &Path) -> Res<Run> {
-    let start = Instant::now();
-    let chunks = load(vmcore)?;
-    rest(start);
-    let (wall, out) = pack(codec, threads, &chunks.all())?;
-    Ok(Run { wall, out, ..Run::default() })
-}
-
-/// All data pages of a vmcore.
-fn load(vmcore: &Path) -> Res<Chunks> {
-    let core = Core::open(vmcore)?;
-    let most: u64 = core.memory().iter().map(|r| r.end - r.start).sum();
-    // Decompression holds what it was packed to beside it.
-    require(most.saturating_mul(2).saturating_add(SPARE))?;
-    let most = usize::try_from(most).ok().ctx("the size of memory")?;
-    let mut chunks = Chunks { data: Vec::with_capacity(most), ends: Vec::new() };
-    let mut buf = vec![0u8; 256 * PAGE];
-    for range in core.memory() {
-        let mut at = range.start;
-        while at < range.end {
-            let want = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(buf.len());
-            let got = core.read(at, buf.get_mut(..want).unwrap_or_default())?;
-            ensure(got > 0, "a hole in the vmcore")?;
-            chunks.take(buf.get(..got).unwrap_or_default());
-            at += got as u64;
-        }
-        chunks.cut();
-    }
-    Ok(chunks)
-}
-
-/// Seconds and bytes out.
-fn pack(codec: Codec, threads: usize, chunks: &[&[u8]]) -> Res<(f64, u64)> {
-    match codec {
+/// When the codec fails.
+pub(crate) fn run(codec: Codec, threads: usize, chunks: &Chunks) -> Res<Run> {
+    let chunks = &chunks.all();
+    let (wall, out) = match codec {
         Codec::Zstd(level) => over(
             threads,
             chunks,
             || zstd::bulk::Compressor::new(level).ctx("zstd"),
-            |z, c, out| z.compress_to_buffer(c, out).ctx("zstd"),
+            |z, chunk, out| z.compress_to_buffer(chunk, out).ctx("zstd"),
         ),
         Codec::Lz4 => over(
             threads,
@@ -135,21 +144,14 @@ fn pack(codec: Codec, threads: usize, chunks: &[&[u8]]) -> Res<(f64, u64)> {
             || Ok(()),
             |(), chunk, out| lz4::block::compress_to_buffer(chunk, None, false, out).ctx("lz4"),
         ),
-        Codec::Unzstd(level) => {
-            let start = Instant::now();
-            let mut packer = zstd::bulk::Compressor::new(level).ctx("zstd")?;
-            let packed: Vec<Vec<u8>> =
-                chunks.iter().map(|c| packer.compress(c).ctx("zstd")).collect::<Res<_>>()?;
-            let packed: Vec<&[u8]> = packed.iter().map(Vec::as_slice).collect();
-            rest(start);
-            over(
-                threads,
-                &packed,
-                || zstd::bulk::Decompressor::new().ctx("zstd"),
-                |z, c, out| z.decompress_to_buffer(c, out).ctx("zstd"),
-            )
-        }
-    }
+        Codec::Unzstd => over(
+            threads,
+            chunks,
+            || zstd::bulk::Decompressor::new().ctx("zstd"),
+            |z, chunk, out| z.decompress_to_buffer(chunk, out).ctx("zstd"),
+        ),
+    }?;
+    Ok(Run { wall, out, ..Run::default() })
 }
 
 /// Gives every chunk to one of the threads; each has a state of its own and a buffer.
@@ -187,15 +189,18 @@ mod tests {
     fn every_chunk_is_taken_once_and_comes_back() {
         let len = 3 * CHUNK + 5000;
         let text: Vec<u8> = (0..len).map(|n| u8::try_from(n / 64 % 251).unwrap()).collect();
-        let text: Vec<&[u8]> = text.chunks(CHUNK).collect();
+        let mut chunks = Chunks::default();
+        for chunk in text.chunks(CHUNK) {
+            chunks.data.extend(chunk);
+            chunks.cut();
+        }
+        let packed = chunks.packed(1).unwrap();
+        assert!(packed.all().len() == 4 && packed.data.len() < len / 4);
         for threads in [1, 3] {
-            let (_, packed) = pack(Codec::Zstd(1), threads, &text).unwrap();
-            assert!(packed > 0 && packed < len as u64 / 4);
-            let (_, same) = pack(Codec::Zstd(1), 1, &text).unwrap();
-            assert_eq!(packed, same);
-            let (_, back) = pack(Codec::Unzstd(1), threads, &text).unwrap();
-            assert_eq!(back, len as u64);
-            assert!(pack(Codec::Lz4, threads, &text).unwrap().1 < len as u64 / 4);
+            let out = |codec, chunks| run(codec, threads, chunks).unwrap().out;
+            assert_eq!(out(Codec::Zstd(1), &chunks), packed.data.len() as u64);
+            assert_eq!(out(Codec::Unzstd, &packed), len as u64);
+            assert!(out(Codec::Lz4, &chunks) < len as u64 / 4);
         }
     }
 

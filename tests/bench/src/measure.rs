@@ -32,8 +32,8 @@ use nix::sys::time::TimeValLike as _;
 
 use crate::shm::available;
 
-/// Bytes that are touched before each run.
-const TOUCHED: usize = 2 << 30;
+/// Bytes that are touched before a contender's first run: no output is larger.
+const TOUCHED: u64 = 4 << 30;
 const PAGE: usize = 4096;
 /// Most rest between two runs.
 const REST: Duration = Duration::from_secs(8);
@@ -214,14 +214,18 @@ pub(crate) type Go<'a> = Box<dyn FnMut() -> Res<Run> + 'a>;
 /// # Errors
 /// At the first run that fails.
 pub(crate) fn compete(rounds: u32, contenders: Vec<(String, Go<'_>)>) -> Res<Vec<Series>> {
-    in_turn(rounds, contenders, || {
+    in_turn(rounds, contenders, |last| {
         empty_page_cache();
-        touch_memory();
+        touch_memory(last.map_or(TOUCHED, |run| run.out));
     })
 }
 
-/// [`compete`], with what is done `before` each run.
-fn in_turn(rounds: u32, contenders: Vec<(String, Go<'_>)>, before: impl Fn()) -> Res<Vec<Series>> {
+/// [`compete`], with what is done `before` each run, which gets the contender's last one.
+fn in_turn(
+    rounds: u32,
+    contenders: Vec<(String, Go<'_>)>,
+    before: impl Fn(Option<&Run>),
+) -> Res<Vec<Series>> {
     let mut contenders = contenders;
     let mut all: Vec<Series> = contenders
         .iter()
@@ -230,19 +234,14 @@ fn in_turn(rounds: u32, contenders: Vec<(String, Go<'_>)>, before: impl Fn()) ->
     for round in 1..=rounds {
         for ((name, go), series) in contenders.iter_mut().zip(&mut all) {
             progress(&format!("round {round}/{rounds}: {name}"));
-            before();
+            before(series.runs.last());
             let start = Instant::now();
             series.runs.push(go()?);
-            rest(start);
+            thread::sleep(start.elapsed().min(REST));
         }
     }
     progress("");
     Ok(all)
-}
-
-/// Rests for as long as it is since `start`, up to [`REST`].
-pub(crate) fn rest(start: Instant) {
-    thread::sleep(start.elapsed().min(REST));
 }
 
 /// Writes dirty pages out and drops the page cache; what lies in tmpfs stays.
@@ -256,12 +255,12 @@ fn empty_page_cache() {
     }
 }
 
-/// Takes as much memory as most outputs need, and gives it back.
-fn touch_memory() {
-    if available() < 2 * TOUCHED as u64 {
+/// Takes `bytes` of memory, as an output will need, and gives them back.
+fn touch_memory(bytes: u64) {
+    let Some(len) = usize::try_from(bytes).ok().filter(|_| available() / 2 > bytes) else {
         return;
-    }
-    let mut memory = vec![0u8; TOUCHED];
+    };
+    let mut memory = vec![0u8; len];
     memory.iter_mut().step_by(PAGE).for_each(|byte| *byte = 1);
     black_box(memory);
 }
@@ -331,9 +330,11 @@ mod tests {
             };
             (letter.to_string(), Box::new(go))
         };
-        let before = || order.borrow_mut().push('.');
+        let before = |last: Option<&Run>| {
+            order.borrow_mut().push(if last.is_some() { ',' } else { '.' });
+        };
         let all = in_turn(2, vec![turn('a'), turn('b')], before).unwrap();
-        assert_eq!(*order.borrow(), ".a.b.a.b");
+        assert_eq!(*order.borrow(), ".a.b,a,b");
         assert_eq!(all[1].runs.len(), 2);
     }
 }

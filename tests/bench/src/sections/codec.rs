@@ -2,7 +2,7 @@
 
 use lifeboat_qemu::error::Res;
 
-use crate::bare::{self, Codec};
+use crate::bare::{self, Chunks, Codec};
 use crate::input::Variant;
 use crate::lab::{Lab, named};
 use crate::measure::{Go, compete, program};
@@ -11,6 +11,7 @@ use crate::table;
 
 pub(crate) fn run(lab: &mut Lab) -> Res<()> {
     let (input, path) = lab.input(Variant::Few)?;
+    let chunks = &Chunks::load(&path)?;
     let pairs = [
         ("zstd 1", Codec::Zstd(1), Mode::of("zstd", Some(1))),
         ("lz4", Codec::Lz4, Mode::of("lz4", None)),
@@ -18,11 +19,10 @@ pub(crate) fn run(lab: &mut Lab) -> Res<()> {
     let mut contenders = Vec::new();
     for threads in [2, 1] {
         for (name, codec, mode) in pairs {
-            let path = &path;
-            let go: Go<'_> = Box::new(move || bare::run(codec, threads, path));
+            let go: Go<'_> = Box::new(move || bare::run(codec, threads, chunks));
             contenders.push((bare_name(name, threads), go));
             let mode = mode.workers(threads);
-            contenders.push(program(mode.name(), lab.ours(&mode, path)));
+            contenders.push(program(mode.name(), lab.ours(&mode, &path)));
         }
     }
     let all = compete(lab.rounds, contenders)?;

@@ -14,7 +14,7 @@ use lifeboat_qemu::error::{Context as _, Res, ensure};
 use lifeboat_qemu::paths::Scrap;
 use lifeboat_qemu::vmcore::Core;
 
-use crate::bare::{self, Codec};
+use crate::bare::{self, Chunks, Codec};
 use crate::input::Variant;
 use crate::lab::{Lab, named};
 use crate::measure::{Go, Run, compete, program};
@@ -36,8 +36,8 @@ pub(crate) fn run(lab: &mut Lab) -> Res<()> {
     fs::remove_file(&elf).ctx(elf.display())?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (threads, target) = (format!("bare zstd decompression, {cores} threads"), lab.out());
-    let (from, to) = (&path, &target);
-    let unzstd: Go<'_> = Box::new(move || bare::run(Codec::Unzstd(1), cores, from));
+    let (packed, to) = (&Chunks::load(&path)?.packed(1)?, &target);
+    let unzstd: Go<'_> = Box::new(move || bare::run(Codec::Unzstd, cores, packed));
     let plain: Go<'_> = Box::new(move || plain_write(bytes, to));
     let out = lab.out();
     let contenders = vec![
