@@ -17,8 +17,8 @@ help:
 	@echo 'make image BOARD=NAME   the crash image of a board, in out/NAME (boards: board/)'
 	@echo 'make reproduce          the image again from a fresh clone, compared byte by byte'
 	@echo 'make check              formatting, lints, licences and sources, scripts'
-	@echo 'make bench              capture, filter, export, cores beside peers (about an hour with rests; the first'
-	@echo '                        run makes the inputs: 10 more; SECTIONS=--quick: 5)'
+	@echo 'make bench              capture, filter, export, cores beside peers (an hour with rests; the first run'
+	@echo '                        makes the inputs: 10 more; SECTIONS=--quick: one round of the first sections)'
 	@echo 'make fuzz TIME=600      every reader of hostile bytes, seconds each (TARGET=NAME: one)'
 	@echo
 	@echo 'Debian 12; what is needed is installed by scripts/bootstrap.sh, as root.'
