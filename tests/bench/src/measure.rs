@@ -9,10 +9,10 @@
 //! write to tmpfs has to free a page first and was three times slower (measured), for
 //! whoever came first. Then memory is touched and given back: a virtual machine's host may
 //! have taken what was free, and a write to a page that it has to find again took three
-//! times as long (2.6 s and 0.9 s for 2 GiB), in some runs and not in others. And each run is followed by as much rest as it took, up to [`REST`]:
-//! two CPUs of a shared machine that had worked without a pause took 7.0 s for what they did
-//! in 5.8 s after 8 s of rest (medians of 4 and 3), so whoever came behind a run of two
-//! threads was slower.
+//! times as long (2.6 s and 0.9 s for 2 GiB), in some runs and not in others. And each run
+//! is followed by as much rest as it took, up to [`REST`]: two CPUs of a shared machine that
+//! had worked without a pause took 7.0 s for what they did in 5.8 s after 8 s of rest
+//! (medians of 4 and 3), so whoever came behind a run of two threads was slower.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
