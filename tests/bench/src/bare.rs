@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use lifeboat_qemu::error::{Context as _, Failure, Res, ensure};
+use lifeboat_qemu::error::{Context as _, Failure, Res};
 use lifeboat_qemu::vmcore::Core;
 
-use crate::input::survey::one_word;
+use crate::input::survey::{one_word, walk};
 use crate::measure::Run;
 use crate::shm::require;
 
@@ -60,16 +60,11 @@ impl Chunks {
         require(most.saturating_add(SPARE))?;
         let most = usize::try_from(most).ok().ctx("the size of memory")?;
         let mut chunks = Self { data: Vec::with_capacity(most), ends: Vec::new() };
-        let mut buf = vec![0u8; 256 * PAGE];
         for range in core.memory() {
-            let mut at = range.start;
-            while at < range.end {
-                let want = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(buf.len());
-                let got = core.read(at, buf.get_mut(..want).unwrap_or_default())?;
-                ensure(got > 0, "a hole in the vmcore")?;
-                chunks.take(buf.get(..got).unwrap_or_default());
-                at += got as u64;
-            }
+            walk(&core, range, |memory| {
+                chunks.take(memory);
+                Ok(())
+            })?;
             chunks.cut();
         }
         Ok(chunks)

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
+use std::ops::Range;
 use std::path::Path;
 
-use lifeboat_qemu::error::{Context as _, Res};
+use lifeboat_qemu::error::{Context as _, Res, ensure};
 use lifeboat_qemu::vmcore::Core;
 
 const PAGE: usize = 4096;
@@ -45,13 +46,9 @@ pub(crate) fn pages(vmcore: &Path) -> Res<Survey> {
     let mut seen: HashMap<u64, ()> = HashMap::new();
     let hasher = RandomState::new();
     let mut packer = zstd::bulk::Compressor::new(1).ctx("zstd")?;
-    let mut buf = vec![0u8; 256 * PAGE];
     for range in core.memory() {
-        let mut at = range.start;
-        while at < range.end {
-            let want = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(buf.len());
-            let got = core.read(at, buf.get_mut(..want).unwrap_or_default())?;
-            for page in buf.get(..got).unwrap_or_default().chunks_exact(PAGE) {
+        walk(&core, range, |memory| {
+            for page in memory.chunks_exact(PAGE) {
                 survey.pages += 1;
                 if page.iter().all(|b| *b == 0) {
                     survey.zero += 1;
@@ -67,10 +64,31 @@ pub(crate) fn pages(vmcore: &Path) -> Res<Survey> {
                     survey.random += u64::from(out > RANDOM);
                 }
             }
-            at += got.max(PAGE) as u64;
-        }
+            Ok(())
+        })?;
     }
     Ok(survey)
+}
+
+/// Gives a range of a vmcore's memory to `take`, up to 1 MiB at a time.
+///
+/// # Errors
+/// Those of `take`; when the range cannot be read or has a hole.
+pub(crate) fn walk(
+    core: &Core,
+    range: Range<u64>,
+    mut take: impl FnMut(&[u8]) -> Res<()>,
+) -> Res<()> {
+    let mut buf = vec![0u8; 256 * PAGE];
+    let mut at = range.start;
+    while at < range.end {
+        let want = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(buf.len());
+        let got = core.read(at, buf.get_mut(..want).unwrap_or_default())?;
+        ensure(got > 0, "a hole in the vmcore")?;
+        take(buf.get(..got).unwrap_or_default())?;
+        at += got as u64;
+    }
+    Ok(())
 }
 
 /// Whether a page is one word of 8 bytes again and again, such as zero.
