@@ -3,8 +3,8 @@
 //! what went in, page by page.
 //!
 //! Into memory, writing takes the CPUs that decompression wants too; so both stand beside
-//! an export to the disk of the cache as well, where a write is done when it is on the
-//! disk, as an export is.
+//! an export to the disk of the build folder as well, where a write is done when it is on
+//! the disk, as an export is.
 //!
 //! The dump beside the bounds holds every page, as the bare decompression does: one that
 //! holds identical pages once has less to decompress, and has a row of its own.
@@ -30,7 +30,7 @@ pub(crate) fn run(lab: &mut Lab) -> Res<()> {
     let (input, path) = lab.input(Variant::Few)?;
     let (dump, once) = (lab.work.path.join("dump"), lab.work.path.join("dump.once"));
     let elf = lab.work.path.join("export.elf");
-    let disk = &paths::cache()?.join("bench").join("export.out");
+    let disk = &paths::work(DISK)?.join("out");
     let _scraps = [&dump, &once, &elf, disk].map(|file| Scrap(file.clone()));
     let zstd = Mode::of("zstd", Some(1));
     for (mode, dump) in [(zstd, &dump), (zstd.dedup(), &once)] {
@@ -71,7 +71,10 @@ pub(crate) fn run(lab: &mut Lab) -> Res<()> {
     let ratio = elf.wall() / slower(write);
     table::at_most("elf, time to the slower of both bounds, in memory", ratio, 1.0);
     let both = bound.wall() + write.wall();
-    println!("  elf, time to both one behind the other, in memory: {:.3}", elf.wall() / both);
+    println!(
+        "  elf, time to both one behind the other, in memory: {:.3}",
+        elf.wall() / both.max(1e-9)
+    );
     let elf = named(&all, TO_DISK)?;
     for (what, write) in [("through the cache", SYNCED), ("direct", DIRECT)] {
         let what = format!("elf, time to the slower of both bounds, disk {what}");
@@ -80,6 +83,8 @@ pub(crate) fn run(lab: &mut Lab) -> Res<()> {
     Ok(())
 }
 
+/// The work folder on the disk.
+const DISK: &str = "bench-export";
 const PLAIN: &str = "plain write of the ELF's bytes";
 const SYNCED: &str = "plain write to disk, and fsync";
 const DIRECT: &str = "plain write to disk, O_DIRECT";
@@ -119,8 +124,9 @@ fn plain_write(bytes: u64, to: &Path, way: Way) -> Res<Run> {
         file.sync_all().ctx(to.display())?;
     }
     let wall = start.elapsed().as_secs_f64();
+    let out = file.metadata().ctx(to.display())?.len();
     fs::remove_file(to).ctx(to.display())?;
-    Ok(Run { wall, out: bytes, ..Run::default() })
+    Ok(Run { wall, out, ..Run::default() })
 }
 
 /// Bytes that a file holds: holes are not written.
@@ -155,4 +161,20 @@ fn same_pages(a: &Path, b: &Path) -> Res<u64> {
         }
     }
     Ok(pages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_is_written_in_every_way_and_nothing_stays() {
+        let to = paths::work("bench-plain-write").unwrap().join("out");
+        for way in [Way::Cache, Way::CacheAndSync, Way::Direct] {
+            for bytes in [8192, 2 * PIECE as u64 + 4096] {
+                assert_eq!(plain_write(bytes, &to, way).unwrap().out, bytes, "{way:?}");
+                assert!(!to.exists());
+            }
+        }
+    }
 }
