@@ -9,9 +9,12 @@ use std::io::Cursor;
 
 use dead::Dead;
 use dead::tree::{Age, FILE, LINK, Tree, tree};
+use lifeboat_inquest::elfcore::{Ahead, Origin, Pages as _};
 use lifeboat_inquest::files::extract::Gap;
 use lifeboat_inquest::files::{Cache, Cached, LookupError, Mapping, Paths, Root, extract, lookup};
-use lifeboat_inquest::{Hole, Kernel, PAGE, Pfn};
+use lifeboat_inquest::mm::{Tables, Vma, VmaFlags};
+use lifeboat_inquest::process::Memory;
+use lifeboat_inquest::{Hole, Kernel, PAGE, Pfn, PhysAddr};
 use proptest::prelude::*;
 
 const AGES: [Age; 2] = [Age::Old, Age::New];
@@ -77,6 +80,49 @@ fn files_without_a_name_have_the_kernel_s_words() {
     assert_eq!(of(made_up[1]), ("/dev/zero (deleted)".into(), true));
     assert_eq!(of(made_up[2]), ("anon_inode:[io_uring]".into(), false));
     assert_eq!(of(made_up[3]), ("pipefs:".into(), false));
+}
+
+/// Pages that no table has are zeros only where nobody fills them.
+#[test]
+fn what_was_never_touched() {
+    const END: u64 = 0x40_8000;
+    let mut t = tree(Age::New);
+    let file = t.world.open(Root { dentry: t.conf, ..t.root });
+    let top = t.world.dead.page();
+    let notes = t.world.dead.bury();
+    let kernel = Kernel::open(&t.world.dead, &notes).unwrap();
+    let cache = Cache::new(&kernel).unwrap();
+    let look = |anonymous, file, name: Option<&str>| {
+        let vma = Vma {
+            addr: 0,
+            start: 0x40_0000,
+            end: END,
+            flags: VmaFlags(0x75),
+            offset: 1 << 20,
+            file,
+            anon_vma: 0,
+            anonymous,
+            name: name.map(str::to_owned),
+        };
+        let tables = Tables::at(&kernel, PhysAddr(top.0 * PAGE as u64)).unwrap();
+        let memory = Memory::new(0, tables, &cache, None, vec![vma]).unwrap();
+        let mut page = [0xee; PAGE];
+        let found = memory.page(0x40_1000, &mut page).map(|origin| (origin, page));
+        (found, memory.ahead(0x40_0000, END))
+    };
+    let zeros = (Ok((Origin::Untouched, [0; PAGE])), (END, Ahead::Untouched));
+    assert_eq!(look(true, None, None), zeros);
+    // `/dev/zero`, mapped in private.
+    assert_eq!(look(true, Some(file), None), zeros);
+    let hole = |why| (Err(why), (END, Ahead::Hole(why)));
+    // Behind the end of a file.
+    assert_eq!(look(false, Some(file), None), hole(Hole::NotMapped));
+    // The vDSO, whose name was lost with the memory that it lay in; another part of the kernel.
+    assert_eq!(look(false, None, None), hole(Hole::Unsupported));
+    assert_eq!(look(false, None, Some("[uprobes]")), hole(Hole::Unsupported));
+    // The vDSO, whose pages were lost.
+    let vdso = look(false, None, Some("[vdso]"));
+    assert_eq!(vdso, (Err(Hole::Unsupported), (END, Ahead::Look)));
 }
 
 #[test]

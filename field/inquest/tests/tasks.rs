@@ -14,7 +14,7 @@ use lifeboat_inquest::tasks::{self, Pages, Process};
 use lifeboat_inquest::walk::Damage;
 use lifeboat_inquest::{Hole, PAGE, PhysAddr};
 use machine::people::{ARGS, TEXT, make, map, swap};
-use machine::{DIRECT, open, pfn};
+use machine::{DIRECT, IMAGE, Ram, open, pfn};
 
 fn by_number(processes: &[Process], pid: u32) -> &Process {
     processes.iter().find(|p| p.leader.tgid == pid).unwrap()
@@ -215,6 +215,29 @@ fn every_kind_of_entry() {
     assert_eq!((fault.addr, fault.why), (page(2), Hole::Swapped));
 }
 
+/// Without the number of swap devices, an entry of one looks like a page that is being moved:
+/// here its offset is the number of a locked page.
+#[test]
+fn a_lost_number_of_swap_devices_is_not_none() {
+    let mut made = make();
+    let world = &mut made.world;
+    let count = world.alloc_page();
+    world.symbols.retain(|(_, name)| name != "nr_swapfiles");
+    world.symbols.insert((IMAGE + (count - DIRECT), "nr_swapfiles".to_owned()));
+    world.put32(count, 2);
+    let pgd = world.get(made.mm + 32);
+    map(world, pgd, TEXT, 1, swap(0, 0x802));
+    world.page_flags(0x802, 1);
+    let (mut ram, notes) = made.world.finish();
+    let look = |ram: &Ram| {
+        let kernel = open(ram, &notes);
+        Tables::open(&kernel, made.mm).unwrap().look(TEXT).spot.map_err(|f| f.why)
+    };
+    assert_eq!(look(&ram), Ok(Spot::Swap(SwapEntry { ty: 0, offset: 0x802 })));
+    ram.bad.insert(pfn(count), Hole::Damaged);
+    assert_eq!(look(&ram), Err(Hole::Damaged));
+}
+
 #[test]
 fn mappings_by_the_tree() {
     let mut made = make();
@@ -237,6 +260,8 @@ fn mappings_by_the_tree() {
     let heap = vma(1, TEXT + 0x1000_0000, TEXT + 0x1002_1000, 0x73, 0);
     let stack = vma(2, ARGS - 0x1000, ARGS + 0x3000, 0x0173, 0);
     let wild = vma(3, ARGS + 0x10_0000, ARGS + 0x20_0000, 0xf3, 0);
+    // A file's mapping knows how its pages are filled.
+    made.world.put(text + 6 * 8, 0xffff_ffff_8100_0000);
     // Overwritten: it ends before it begins.
     made.world.put(wild, u64::MAX - 4095);
     made.world.put(made.mm + 16 + 2 * 16, TEXT + 0x1000_0000);
@@ -257,6 +282,8 @@ fn mappings_by_the_tree() {
     ];
     assert_eq!(shown, want);
     assert_eq!(found.items[0].offset, 3 * 4096);
+    let zeros: Vec<bool> = found.items.iter().map(|v| v.anonymous).collect();
+    assert_eq!(zeros, [false, true, true]);
     assert_eq!(found.damage, [Damage::Odd(wild)]);
 }
 

@@ -115,7 +115,9 @@ pub struct Tables<'k, 'm> {
     top: PhysAddr,
     levels: u32,
     mask: u64,
-    swapfiles: u32,
+    /// How many types are swap devices; or why that is not known, and then no entry that is
+    /// not present can be told from another.
+    swapfiles: Result<u32, Hole>,
     marks: PageMarks,
     pub(super) tallies: Tallies,
 }
@@ -151,8 +153,11 @@ impl<'k, 'm> Tables<'k, 'm> {
             poisoned: bit("PG_hwpoison"),
         };
         let space = kernel.space();
-        // Without swap there is no such variable, and no such entry.
-        let swapfiles = super::swapfiles(kernel).unwrap_or(0);
+        let swapfiles = match super::swapfiles(kernel) {
+            // Without swap there is no such variable, and no such entry.
+            Err(KernelError::Symbol(_)) => Ok(0),
+            other => other.map_err(|why| Damage::from(why).hole()),
+        };
         let (levels, mask) = (space.levels(), space.entry_mask());
         let tallies = Tallies::default();
         Ok(Self { kernel, top, levels, mask, swapfiles, marks, tallies })
@@ -231,7 +236,8 @@ impl<'k, 'm> Tables<'k, 'm> {
         let ty = u8::try_from(entry >> (64 - TYPE_BITS)).unwrap_or(u8::MAX);
         let offset = !entry << TYPE_BITS >> OFFSET_SHIFT;
         let swap = SwapEntry { ty, offset };
-        if u32::from(ty) < self.swapfiles {
+        let swapfiles = self.swapfiles.map_err(|why| Fault { addr, why })?;
+        if u32::from(ty) < swapfiles {
             // Only pages of the usual size are swapped by an entry of their own.
             return if level == 1 { Ok(Spot::Swap(swap)) } else { Err(Fault::malformed(addr)) };
         }

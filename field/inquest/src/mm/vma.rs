@@ -88,6 +88,10 @@ pub struct Vma {
     /// `struct anon_vma` (with low bits), in the kernel; 0 where the process never wrote to
     /// a page of its own there.
     pub anon_vma: u64,
+    /// Whether its pages are zeros until they are touched: nobody fills it, no file and no part
+    /// of the kernel (`vma_is_anonymous()`, `include/linux/mm.h`). A private mapping of
+    /// `/dev/zero` has a file all the same.
+    pub anonymous: bool,
     /// What is in no file: `[heap]`, `[stack]`, `[vdso]`, `[anon:…]`. `None` for others.
     pub name: Option<String>,
 }
@@ -142,6 +146,7 @@ impl Layout {
         }
         let file = Some(kernel.get(addr, self.file)?).filter(|file| *file != 0);
         let offset = kernel.get(addr, self.pgoff)?;
+        let ops = kernel.get(addr, self.ops)?;
         let mut vma = Vma {
             addr,
             start,
@@ -151,15 +156,16 @@ impl Layout {
             offset: offset.wrapping_mul(page),
             file,
             anon_vma: kernel.get(addr, self.anon_vma)?,
+            anonymous: ops == 0,
             name: None,
         };
-        vma.name = self.name(kernel, mm, &vma);
+        vma.name = self.name(kernel, mm, &vma, ops);
         Ok(vma)
     }
 
     /// As `get_vma_name()` of `fs/proc/task_mmu.c` puts it. What cannot be read has no name:
     /// its pages are there all the same.
-    fn name(&self, kernel: &Kernel<'_>, mm: &Mm, vma: &Vma) -> Option<String> {
+    fn name(&self, kernel: &Kernel<'_>, mm: &Mm, vma: &Vma, ops: u64) -> Option<String> {
         let given = || {
             let (field, shares) = self.anon_name?;
             if shares && vma.file.is_some() {
@@ -173,7 +179,6 @@ impl Layout {
         if vma.file.is_some() {
             return given().map(|name| format!("[anon_shmem:{name}]"));
         }
-        let ops = kernel.get(vma.addr, self.ops).unwrap_or(0);
         if self.special_ops.contains(&ops)
             && let Some(name) = self.special_name(kernel, vma)
         {

@@ -1,7 +1,8 @@
 //! The pages of a dead process, wherever they were.
 //!
 //! A page table has them, or tells where they were swapped to; where it has nothing, a page
-//! of a file is in the page cache or on the disk only, and any other was never touched.
+//! of a file is in the page cache or on the disk only; of a mapping that nobody fills it was
+//! never touched, and is zeros. What the kernel itself fills is known for the vDSO only.
 
 use crate::elfcore::{Ahead, Mapping as Segment, Origin, Pages};
 use crate::files::cache::Backing;
@@ -189,14 +190,14 @@ impl<'a, 'k, 'm> Memory<'a, 'k, 'm> {
 
     /// A page that no table has.
     fn absent(&self, map: &Mapped, addr: u64, out: &mut [u8; PAGE]) -> Result<Origin, Hole> {
-        let page = page_of(&map.vma, addr).ok_or(Hole::Malformed)?;
-        let Some(file) = map.file else {
-            if is_vdso(&map.vma) {
-                let vdso = self.vdso.ok_or(Hole::NotMapped)?;
-                return vdso.page(self.kernel, page, out).map(|()| Origin::Present);
-            }
+        if map.vma.anonymous {
             out.fill(0);
             return Ok(Origin::Untouched);
+        }
+        let page = page_of(&map.vma, addr).ok_or(Hole::Malformed)?;
+        let Some(file) = map.file else {
+            let vdso = self.vdso.filter(|_| is_vdso(&map.vma)).ok_or(Hole::Unsupported)?;
+            return vdso.page(self.kernel, page, out).map(|()| Origin::Present);
         };
         let file = file?;
         match self.cache.read(&file, page, out)? {
@@ -215,8 +216,9 @@ impl<'a, 'k, 'm> Memory<'a, 'k, 'm> {
     /// How far nothing is to be found of a file's pages, and what that means.
     fn absent_ahead(&self, map: &Mapped, start: u64, end: u64) -> (u64, Ahead) {
         let nothing = match map.file {
+            _ if map.vma.anonymous => return (end, Ahead::Untouched),
             None if is_vdso(&map.vma) => return (end, Ahead::Look),
-            None => return (end, Ahead::Untouched),
+            None => return (end, Ahead::Hole(Hole::Unsupported)),
             Some(Err(why)) => return (end, Ahead::Hole(why)),
             Some(Ok(file)) => file,
         };

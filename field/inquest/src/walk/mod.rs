@@ -88,7 +88,7 @@ impl Damage {
     #[must_use]
     pub fn hole(&self) -> Hole {
         match self {
-            Self::Lost(fault) => fault.why,
+            Self::Lost(fault) | Self::Kernel(KernelError::Memory { fault, .. }) => fault.why,
             _ => Hole::Malformed,
         }
     }
