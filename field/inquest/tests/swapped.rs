@@ -73,6 +73,60 @@ fn pages_of_a_captured_device() {
     }
 }
 
+/// Where the UUID of a partition is lost, another device of the same size is not taken for it.
+#[test]
+fn a_lost_uuid_is_not_none() {
+    for age in AGES {
+        let mut world = World::new(age);
+        let device = world.captured("vdc", PAGES, None);
+        world.write(device, 7, &pattern(7));
+        let disk = world.disk("vda");
+        let bdev = world.bdev(disk, "vda2", PAGES, None);
+        world.area(0, DEVICE, PAGES, bdev, &[(0, PAGES, 0)]);
+        let lost = world.dead.page();
+        let notes = world.bury();
+        let ask = |dead: &Dead| answer(dead, &notes, entry(0, 7));
+        assert_eq!(ask(&world.dead), Ok((pattern(7), Whence::Disk { device: 0 })), "{age:?}");
+        // There is one, but the dump lacks it.
+        let meta = DIRECT + lost.0 * PAGE as u64;
+        world.dead.set(bdev, "block_device.bd_meta_info", meta);
+        world.dead.lost.push(lost.0);
+        assert_eq!(ask(&world.dead), Err(Hole::SwapNotCaptured), "{age:?}");
+    }
+}
+
+/// Of two disks of one size and one kind of header, one was captured: whose pages it has, nobody
+/// can tell; unless the table of partitions does.
+#[test]
+fn one_device_is_not_two_areas() {
+    const UUID: &str = "0badcafe-0002-4000-8000-00c0ffee0001";
+    for age in AGES {
+        for known in [None, Some(UUID)] {
+            let mut world = World::new(age);
+            let device = world.captured("vdc", PAGES, known);
+            world.write(device, 7, &pattern(7));
+            for (number, name, uuid) in [(0, "vdb", None), (1, "vdc", known)] {
+                let disk = world.disk(name);
+                let bdev = world.bdev(disk, name, PAGES, uuid);
+                world.area(number, DEVICE, PAGES, bdev, &[(0, PAGES, 0)]);
+            }
+            let notes = world.bury();
+            let kernel = Kernel::open(&world.dead, &notes).unwrap();
+            let swapped = Swapped::open(&kernel).unwrap();
+            let ask = |area| {
+                let mut out = [0xee; PAGE];
+                swapped.page(entry(area, 7), &mut out).map(|whence| (out, whence))
+            };
+            let lost = Err(Hole::SwapNotCaptured);
+            let there = Ok((pattern(7), Whence::Disk { device: 0 }));
+            assert_eq!(ask(0), lost, "{age:?}");
+            assert_eq!(ask(1), if known.is_some() { there } else { lost }, "{age:?}");
+            let told = swapped.problems().iter().filter(|p| p.contains("another area's")).count();
+            assert_eq!(told, if known.is_some() { 1 } else { 2 });
+        }
+    }
+}
+
 #[test]
 fn the_swap_cache_comes_first() {
     for age in AGES {

@@ -6,7 +6,7 @@ use crate::kernel::{Fault, Field, Kernel, KernelError};
 use crate::machine::Hole;
 use crate::mm;
 
-use super::device::{Device, Devices};
+use super::device::{Device, Devices, Under};
 use super::{SPACE_SHIFT, search, why};
 
 /// A swap area in use.
@@ -173,7 +173,33 @@ pub(super) fn areas(
             }
         }
     }
+    contested(kernel, &mut all, problems);
     Ok(all)
+}
+
+/// One device is under one area only. What was taken for several, by its size and header, is
+/// left to the one that it is under by the UUID of its partition, if any: the others lie on
+/// devices that were not captured.
+fn contested(kernel: &Kernel<'_>, all: &mut [Option<Area>], problems: &mut Vec<String>) {
+    let swaps = kernel.machine().swaps();
+    let under = |area: &Area| match area.device.as_ref()?.under {
+        Under::Captured(number) if !area.is_file => Some(number),
+        _ => None,
+    };
+    for number in 0..swaps.len() {
+        let claims = all.iter().flatten().filter(|a| under(a) == Some(number)).count();
+        let known = swaps.get(number).is_some_and(|d| d.partuuid.is_some());
+        for area in all.iter_mut().flatten().filter(|a| claims > 1 && under(a) == Some(number)) {
+            let Some(device) = &mut area.device else { continue };
+            if !(known && device.partuuid.is_some()) {
+                device.under = Under::NotCaptured;
+                problems.push(format!(
+                    "swap area {}: the captured device of its size is another area's, or cannot be told from it",
+                    area.number
+                ));
+            }
+        }
+    }
 }
 
 fn area(

@@ -165,14 +165,17 @@ impl Devices {
             Ok::<_, Fault>((name, sectors.saturating_mul(SECTOR)))
         };
         let (name, bytes) = read().unwrap_or_default();
-        let partuuid = self.partuuid(kernel, bdev).unwrap_or_default();
+        let partuuid = self.partuuid(kernel, bdev);
+        let lost = partuuid.is_err();
+        let partuuid = partuuid.unwrap_or_default();
         let mut device = Device { name, bytes, partuuid, under: Under::NotCaptured, at: bdev };
         device.under = match self.special(kernel, bdev) {
             Ok(Some(under)) => under,
-            Ok(None) => {
+            // A UUID that is lost is not the same as none: another device might fit by its size.
+            Ok(None) if !lost => {
                 find(kernel.machine(), &device, pages).map_or(Under::NotCaptured, Under::Captured)
             }
-            Err(_) => Under::NotCaptured,
+            _ => Under::NotCaptured,
         };
         device
     }
