@@ -71,9 +71,13 @@ impl World {
         task
     }
 
+    fn stack(&self, task: u64) -> u64 {
+        self.dead.get(self.dead.at(task, "task_struct.stack"))
+    }
+
     /// What a CPU runs.
     fn runs(&mut self, cpu: u64, task: u64) {
-        let stack = self.dead.get(self.dead.at(task, "task_struct.stack"));
+        let stack = self.stack(task);
         self.dead.put(self.current + cpu * PER_CPU, task);
         self.dead.put(self.top + cpu * PER_CPU, stack + STACK - self.padding);
     }
@@ -88,6 +92,9 @@ fn declare(dead: &mut Dead) {
     members.sort_by_key(|m| m.2);
     dead.record("pt_regs", u32::try_from(REGS).unwrap(), &members);
     dead.record("pcpu_hot", 64, &[("current_task", P, 0), ("top_of_stack", P, 24)]);
+    dead.record("x86_hw_tss", 104, &[("sp0", P, 4)]);
+    dead.record("tss_struct", 128, &[("x86_tss", Is::Record("x86_hw_tss"), 0)]);
+    dead.record("entry_stack", 4096, &[]);
     dead.record("fxregs_state", 512, &[("cwd", U2, 0)]);
     dead.record(
         "fpstate",
@@ -125,12 +132,18 @@ fn declare(dead: &mut Dead) {
 
 /// A CPU's crash note.
 fn note(pid: u32, cs: u64, ip: u64) -> Vec<u8> {
+    note_at(pid, cs, ip, 0xabc0 + 19)
+}
+
+/// One with a stack pointer.
+fn note_at(pid: u32, cs: u64, ip: u64, sp: u64) -> Vec<u8> {
     let mut desc = vec![0; 336];
     desc[32..36].copy_from_slice(&pid.to_le_bytes());
     for n in 0..REGISTERS {
         let value = match n {
             16 => ip,
             17 => cs,
+            19 => sp,
             n => 0xabc0 + n as u64,
         };
         desc[112 + n * 8..][..8].copy_from_slice(&value.to_le_bytes());
@@ -172,7 +185,10 @@ fn whoever_ran_has_a_note() {
         (world.thread(7, 0x33), world.thread(8, 0x33), world.thread(9, 0x33));
     world.runs(0, user);
     world.runs(1, kernel_mode);
-    let mut notes = [note(7, 0x33, 0x40_1000), note(8, 0x10, 0xffff_ffff_8100_0000)].concat();
+    // As deep as a stack can be when all of its thread's registers are on it.
+    let sp = world.stack(kernel_mode) + STACK - REGS;
+    let mut notes =
+        [note(7, 0x33, 0x40_1000), note_at(8, 0x10, 0xffff_ffff_8100_0000, sp)].concat();
     notes.extend(world.dead.bury());
     let kernel = Kernel::open(&world.dead, &notes).unwrap();
     let regs = Regs::new(&kernel).unwrap();
@@ -183,6 +199,43 @@ fn whoever_ran_has_a_note() {
     assert_eq!((of.source, of.values[16]), (Source::Stack, 8 << 16 | 16));
     assert_eq!(of.values[21..23], [0xabc0 + 21, 0xabc0 + 22]);
     assert_eq!(regs.of(other).unwrap().values[21], 0x7009);
+}
+
+/// At the border of user mode the CPU alone has the registers; the stack has those of an
+/// earlier call.
+#[test]
+fn registers_that_were_not_stored_yet_are_lost() {
+    for padding in [0, 16] {
+        let mut world = World::new(padding, true);
+        let (task, idle) = (world.thread(7, 0x33), world.thread(0, 0x10));
+        world.runs(0, idle);
+        world.runs(1, task);
+        let entry = world.dead.room(4096, 4096);
+        let tss = world.dead.variable("cpu_tss_rw", PER_CPU * CPUS);
+        for cpu in 0..CPUS {
+            let sp0 = world.dead.at(tss, "tss_struct.x86_tss") + 4 + cpu * PER_CPU;
+            world.dead.put(sp0, entry + 4096);
+        }
+        let top = world.stack(task) + STACK - padding;
+        let info = world.dead.bury();
+        let kernel_ip = 0xffff_ffff_8100_0000;
+        let ask = |dead: &Dead, sp: u64| {
+            let notes = [note_at(7, 0x10, kernel_ip, sp), info.clone()].concat();
+            let kernel = Kernel::open(dead, &notes).unwrap();
+            Regs::new(&kernel).unwrap().of(task).map(|r| r.values[16])
+        };
+        let stored = Ok(7 << 16 | 16);
+        for sp in [top - REGS, top - REGS - 8, top - 5000, entry - 8, entry + 4104] {
+            assert_eq!(ask(&world.dead, sp), stored, "{sp:#x} {padding}");
+        }
+        for sp in [0x7fff_0000_1000, entry, entry + 2048, entry + 4096, top, top - REGS + 8] {
+            assert_eq!(ask(&world.dead, sp), Err(RegsError::Entering { sp }), "{padding}");
+        }
+        // Xen lets threads enter on their own stack.
+        let sp0 = world.dead.at(tss, "tss_struct.x86_tss") + 4 + PER_CPU;
+        world.dead.put(sp0, top);
+        assert_eq!(ask(&world.dead, top - REGS - 8), stored);
+    }
 }
 
 #[test]

@@ -11,11 +11,19 @@
 //! if it was in user mode; the note also has the segment bases that the CPU had
 //! (`crash_save_cpu()`, `ELF_CORE_COPY_REGS`).
 //!
+//! Between user mode and the kernel there are a few instructions where the CPU alone has them,
+//! and what is at the top of the stack is of an earlier call. A crash note whose stack pointer
+//! is a user's still, is on the CPU's entry stack (`struct entry_stack`, whose top is `sp0` of
+//! the CPU's TSS: `cpu_init_exception_handling()`), or is among the registers being stored,
+//! shows that.
+//!
 //! Floating-point and vector registers of a thread that does not run are in its `fpstate`.
 //! Those of one that ran were in the CPU, and no crash note has them: they are lost, and
 //! what is in memory is older. They are left out, and not shown as if they were right.
 
 mod fpu;
+
+use std::ops::Range;
 
 use lifeboat_sources::notes::{NT_PRSTATUS, Notes};
 
@@ -48,6 +56,7 @@ const THREAD: [&str; 6] = ["fsbase", "gsbase", "ds", "es", "fsindex", "gsindex"]
 /// Places of some of them in `struct user_regs_struct`.
 const IP: usize = 16;
 const CS: usize = 17;
+const SP: usize = 19;
 const SS: usize = 20;
 const FS_BASE: usize = 21;
 const GS_BASE: usize = 22;
@@ -66,6 +75,14 @@ pub enum RegsError {
         stack: u64,
         /// What is in the place of the code segment.
         cs: u64,
+    },
+    /// Its CPU was at the border of user mode: what its stack has is older.
+    #[error(
+        "its CPU was just entering or leaving the kernel (stack pointer {sp:#x}), and nothing has its registers"
+    )]
+    Entering {
+        /// The CPU's stack pointer.
+        sp: u64,
     },
     /// It is a 32-bit program.
     #[error("it is a 32-bit program, of which no core file is written")]
@@ -109,6 +126,8 @@ pub struct Regs<'k, 'm> {
     pt_size: u64,
     /// Bytes of a stack, without the padding at its top.
     depth: u64,
+    /// Where each CPU's entry stack is, as far as that is known.
+    entry: Vec<Range<u64>>,
     notes: Vec<CrashNote>,
 }
 
@@ -129,6 +148,7 @@ impl<'k, 'm> Regs<'k, 'm> {
             pt_regs: PT_REGS.iter().map(member).collect::<Result<_, _>>()?,
             pt_size: kernel.size("pt_regs")?,
             depth: depth(kernel, stack)?,
+            entry: entry_stacks(kernel).unwrap_or_default(),
             notes: crash_notes(kernel.notes()),
         })
     }
@@ -146,6 +166,7 @@ impl<'k, 'm> Regs<'k, 'm> {
         }
         let mut values = self.on_stack(task)?;
         if let Some(note) = note {
+            self.stored(task, note)?;
             // It ran in the kernel: its bases were in the CPU, where the note took them from.
             for place in [FS_BASE, GS_BASE] {
                 if let (Some(to), Some(from)) = (values.get_mut(place), note.values.get(place)) {
@@ -154,6 +175,18 @@ impl<'k, 'm> Regs<'k, 'm> {
             }
         }
         Ok(Registers { values, source: Source::Stack })
+    }
+
+    /// Whether a thread that ran in the kernel had its registers stored.
+    fn stored(&self, task: u64, note: &CrashNote) -> Result<(), RegsError> {
+        let sp = note.values.get(SP).copied().unwrap_or(0);
+        let top = self.kernel.get(task, self.stack)?.saturating_add(self.depth);
+        // The last of them is stored when the stack pointer is at the first.
+        let storing = sp > top.saturating_sub(self.pt_size) && sp <= top;
+        // Under Xen, threads enter on their own stack.
+        let entry = |e: &Range<u64>| e.contains(&sp) && e.end.saturating_sub(1) != top;
+        let between = sp < USER_END || storing || self.entry.iter().any(entry);
+        if between { Err(RegsError::Entering { sp }) } else { Ok(()) }
     }
 
     fn on_stack(&self, task: u64) -> Result<[u64; REGISTERS], RegsError> {
@@ -201,6 +234,19 @@ fn crash_notes(notes: &[u8]) -> Vec<CrashNote> {
         Some(CrashNote { pid, values })
     })
     .collect()
+}
+
+/// Where each CPU stands before it has the stack of its thread; the top itself is where it
+/// stands when nothing is stored yet.
+fn entry_stacks(kernel: &Kernel<'_>) -> Option<Vec<Range<u64>>> {
+    let tss = kernel.symbol("cpu_tss_rw")?;
+    let sp0 = kernel.field("tss_struct", "x86_tss.sp0").ok()?;
+    let size = kernel.size("entry_stack").ok()?;
+    let one = |cpu| {
+        let top = kernel.get(kernel.per_cpu(tss, cpu).ok()?, sp0).ok()?;
+        Some(top.checked_sub(size)?..top.checked_add(1)?)
+    };
+    Some((0..kernel.cpus().ok()?).filter_map(one).collect())
 }
 
 /// Bytes from the start of a kernel stack to where a thread's registers end: as each CPU has
