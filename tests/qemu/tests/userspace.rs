@@ -26,6 +26,9 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// for whoever works on what reads a dump.
 const AGAIN: &str = "LIFEBOAT_AGAIN";
 
+/// How many damages a dump is given, other than 6: for whoever looks for a false page.
+const DAMAGES: &str = "LIFEBOAT_DAMAGES";
+
 /// Where `lifeboat` must have found pages, by its own words.
 const PLACES: [&str; 10] = [
     "present",
@@ -472,7 +475,8 @@ fn damaged(dead: &Dead) -> Res<()> {
     let terms = Terms { record: &dead.record, lost_swap: SWAPFILE, moving: None };
     let hurt = text(&bad);
     let mut served = 0;
-    for case in 0..6 {
+    let asked = std::env::var(DAMAGES).ok().and_then(|n| n.parse().ok());
+    for case in 0..asked.unwrap_or(6) {
         let mut bytes = whole.clone();
         damage(&mut bytes, case);
         fs::write(&bad, &bytes).ctx(bad.display())?;
@@ -484,7 +488,8 @@ fn damaged(dead: &Dead) -> Res<()> {
         let taken = ask(&hurt, &dead.key, "core", &args)?;
         for said in [&ps, &taken] {
             ensure(
-                said.took < BOUND && (said.code != 1 || said.all.contains("hint:")),
+                said.took < BOUND
+                    && (matches!(said.code, 0 | 3) || said.code == 1 && said.all.contains("hint:")),
                 format_args!(
                     "damage {case}: exit {} after {:?}\n{}",
                     said.code, said.took, said.all
@@ -498,9 +503,10 @@ fn damaged(dead: &Dead) -> Res<()> {
             let told = report.all_mappings || taken.code == 3;
             ensure(told, format_args!("damage {case}: mappings are lost, and the exit code is 0"))?;
             let verdict = compare(&core, process, &report, &terms)?;
-            print!("{}", verdict.table());
+            let equal = verdict.equal("");
+            println!("  {equal} pages equal; holes: {:?}", verdict.reasons);
             verdict.honest()?;
-            served += verdict.equal("");
+            served += equal;
         }
     }
     ensure(served > 0, "no damaged dump gave any page")
