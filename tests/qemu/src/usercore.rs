@@ -146,6 +146,8 @@ pub struct Report {
     pub pages: BTreeMap<String, u64>,
     /// Whether all mappings were found: of others, no hole tells.
     pub all_mappings: bool,
+    /// What else is missing, in words.
+    pub problems: Vec<String>,
     holes: Vec<(Range<u64>, String)>,
 }
 
@@ -163,6 +165,8 @@ impl Report {
         }
         let all = json.get("all_mappings").and_then(Value::as_bool);
         out.all_mappings = all.ctx("`all_mappings`")?;
+        let problems = json.get("problems").and_then(Value::as_array).ctx("`problems`")?;
+        out.problems = problems.iter().filter_map(Value::as_str).map(str::to_owned).collect();
         for hole in json.get("holes").and_then(Value::as_array).ctx("`holes`")? {
             let get = |key: &str| hole.get(key).and_then(Value::as_u64).ctx(key);
             let (at, pages) = (get("address")?, get("pages")?);
@@ -412,7 +416,9 @@ mod tests {
     /// A report as `lifeboat core` writes it.
     fn report(dir: &Path, all: bool, holes: &str) -> Report {
         let path = dir.join("report");
-        let text = format!("{{\"pages\":{{}},\"all_mappings\":{all},\"holes\":[{holes}]}}");
+        let text = format!(
+            "{{\"pages\":{{}},\"all_mappings\":{all},\"problems\":[\"a thread\"],\"holes\":[{holes}]}}"
+        );
         std::fs::write(&path, text).unwrap();
         Report::read(&path).unwrap()
     }
@@ -456,8 +462,9 @@ mod tests {
         judged(b'C', false, "", "/file").honest().unwrap_err();
         // A report that does not say whether all were found is none.
         let dir = tempfile::tempdir().unwrap();
+        assert_eq!(report(dir.path(), true, "").problems, ["a thread"]);
         let path = dir.path().join("report");
-        std::fs::write(&path, "{\"pages\":{},\"holes\":[]}").unwrap();
+        std::fs::write(&path, "{\"pages\":{},\"problems\":[],\"holes\":[]}").unwrap();
         Report::read(&path).unwrap_err();
     }
 
